@@ -1,0 +1,150 @@
+"""What the scripts share: flags, one-sentence errors, data, and the teacher."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from ssdkd_jax import build, checkpoint, data, evaluation, optimization, parallel, report, supervised
+from ssdkd_jax.models import saved
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
+EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+
+
+def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workdir")) -> None:
+    """Parse the flags and run `main`; what a user can mend ends in one sentence and exit code 1."""
+    flags.mark_flags_as_required(required)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+    logging.set_verbosity(logging.WARNING)
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except EXPECTED as error:
+            sys.exit(f"Error: {error}")
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    """Parse the flags; an unknown config field is one sentence that names the nearest."""
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:
+        field, _, hint = str(error).strip("'").replace("\\n", "\n").replace("\\'", "'").partition("\n")
+        near = hint.split('"')[1] if '"' in hint else ""
+        sys.exit(f"Error: the config has no field {field.strip()}" + (f"; did you mean '{near}'?" if near else "."))
+    except (flags.Error, FileNotFoundError, TypeError) as error:
+        sys.exit(f"Error: {error}")
+
+
+def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:
+    """The data set of the config, and what a network needs to know of it."""
+    dataset = data.load(config.data.name, config.data.folder)
+    return dataset, build.Inputs(dataset.train_images.shape[1:], dataset.classes, dataset.mean, dataset.std)
+
+
+def evaluator(config: ConfigDict, network: build.Network, dataset: data.Dataset) -> Callable:
+    """variables on the devices -> held-out metrics."""
+    task = build.task(config, dataset.classes)
+    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, 500)
+
+
+def note(model: str, inputs: build.Inputs, **more: float) -> dict:
+    """What is saved beside a model's weights."""
+    return {
+        "model": model,
+        "classes": inputs.classes,
+        "image_shape": list(inputs.image_shape),
+        "mean": list(inputs.mean),
+        "std": list(inputs.std),
+        **more,
+    }
+
+
+def load_teacher(config: ConfigDict, folder: Path, inputs: build.Inputs) -> tuple[build.Network, dict]:
+    """A saved teacher, checked against the data.
+
+    Raises:
+        ValueError: where it is of another architecture, class count or image shape than configured.
+    """
+    teacher = saved.load(folder, config.teacher.model)
+    if teacher.note["classes"] != inputs.classes:
+        raise ValueError(
+            f"The teacher in {folder} knows {teacher.note['classes']} classes, but the data and the student "
+            f"have {inputs.classes}; use a teacher of the same classes."
+        )
+    if tuple(teacher.note["image_shape"]) != tuple(inputs.image_shape):
+        raise ValueError(
+            f"The teacher in {folder} takes images of shape {teacher.note['image_shape']}, but the data have "
+            f"{list(inputs.image_shape)}; use a teacher of the same image size."
+        )
+    return teacher.network, dict(teacher.variables)
+
+
+def obtain_teacher(
+    config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs, clock: report.Stopwatch
+) -> tuple[build.Network, dict]:
+    """The teacher named by the config, or the one under the workdir, trained first where there is none."""
+    if config.teacher.checkpoint:
+        return load_teacher(config, Path(config.teacher.checkpoint), inputs)
+    folder = workdir / "teacher"
+    if not checkpoint.steps(folder):
+        with clock("teacher"):
+            train_teacher(config, workdir, dataset, inputs)
+    return load_teacher(config, folder, inputs)
+
+
+def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:
+    """Train the teacher on the real images, save it under the workdir, and return its test accuracy."""
+    network = build.network(config.teacher.model, inputs)
+    parallel.check_batch("teacher.batch", config.teacher.batch)
+    recipe = build.teacher_recipe(config, len(dataset.train_images))
+    key_init, key_fit = jax.random.split(jax.random.key(config.seed))
+    training = workdir / "teacher_training"
+    state = optimization.init(network, recipe.tx, key_init)
+    _, state, _ = checkpoint.restore(training, state) or (0, state, {})
+    save = Saver(training, config.schedule.checkpoint_seconds)
+    done = int(state.step) // (len(dataset.train_images) // recipe.batch)
+    with report.progress("teacher", recipe.epochs, done) as advance:
+
+        def on_epoch(epoch: int, state: optimization.ModelState, metrics: dict[str, float]) -> None:
+            advance(metrics)
+            save.now_and_then(epoch, state, {})
+
+        state = supervised.fit(
+            network, recipe, parallel.to_devices(state), dataset.train_images, dataset.train_labels, key_fit, on_epoch
+        )
+    accuracy = evaluator(config, network, dataset)(state.variables)["accuracy"]
+    variables = parallel.to_host(state.variables)
+    saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, accuracy=accuracy))
+    return accuracy
+
+
+class Saver:
+    """Saves checkpoints no more often than every `seconds`."""
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
+
+    def now_and_then(self, step: int, state: object, note: dict) -> None:
+        """Save `state`, which is on the devices, where the last time is long enough ago."""
+        if time.monotonic() - self.last >= self.seconds:
+            self.now(step, state, note)
+
+    def now(self, step: int, state: object, note: dict) -> None:
+        """Save `state`, which is on the devices."""
+        checkpoint.save(self.folder, step, parallel.to_host(state), note)
+        self.last = time.monotonic()

@@ -1,0 +1,195 @@
+"""Distil a teacher into a student without its data (SSD-KD).
+
+    python experiments/distill.py --config=configs/digits.py --workdir=runs/digits
+
+Trains the teacher first where the config names no checkpoint. Started again after a kill, it goes
+on from the newest checkpoint and ends with the same bits. Real images are used to train that
+teacher, to measure accuracy, and for the yardstick at the end; the student never sees one.
+"""
+
+from __future__ import annotations
+
+from ssdkd_jax import runtime
+
+runtime.prepare()
+
+from pathlib import Path
+
+import common
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, checkpoint, data, models, optimization, parallel, profiling, report, supervised, train
+from ssdkd_jax.models import saved
+from ssdkd_jax.replay_buffer import EMPTY
+
+
+def main() -> None:
+    """Teacher, distillation, yardstick, report."""
+    config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    clock = report.Stopwatch({"start": runtime.seconds_since_start()})
+    with clock("data"):
+        dataset, inputs = common.load_data(config)
+    network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
+    with clock("evaluation"):
+        teacher = parallel.to_devices(variables)
+        teacher_metrics = common.evaluator(config, network, dataset)(teacher)
+    job = build.job(config, inputs, network, variables)
+    state, curve = distill(config, workdir, job, teacher, dataset, clock)
+    student_accuracy = curve[-1]["accuracy"]
+    folder = workdir / "student"
+    student = parallel.to_host(state.student.variables)
+    saved.save(folder, student, common.note(config.student.model, inputs, accuracy=student_accuracy))
+
+    summary = {
+        "teacher_accuracy": teacher_metrics["accuracy"],
+        "student_accuracy": student_accuracy,
+        "real_subset_accuracy": None,
+        "time_to_accuracy": {
+            f"{level:.2f}": next((p["seconds"] for p in curve if p["accuracy"] >= level), None)
+            for level in (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
+        },
+        "synthetic_images": config.synthesis.batch * config.schedule.rounds,
+        "buffer_size": config.buffer.size,
+        "distillation_steps": build.student_steps(config),
+        "teacher_parameters": models.parameter_count(variables),
+        "student_parameters": models.parameter_count(student),
+    }
+    if config.yardstick:
+        with clock("yardstick"):
+            summary["real_subset_accuracy"] = train_yardstick(config, dataset, inputs)
+    if config.measure_unit:
+        summary["unit_seconds"] = unit_seconds(config, inputs, network, variables, teacher)
+    write_report(workdir, config, state, job, summary, curve)
+    summary |= {
+        "seconds": {**clock.seconds, "total": clock.total},
+        "peak_memory_bytes": report.peak_memory_bytes(),
+        "devices": [str(device) for device in jax.local_devices()],
+        "versions": report.versions(),
+        "seed": config.seed,
+        "config": config.to_dict(),
+        "curve": curve,
+    }
+    checkpoint.write_json(workdir / "summary.json", summary)
+    shown = (f"{name} {summary[name]:.4f}" for name in ACCURACIES if summary[name] is not None)
+    print(f"{', '.join(shown)}; {clock.total:.0f} s; see {workdir}/summary.json")
+
+
+ACCURACIES = ("teacher_accuracy", "student_accuracy", "real_subset_accuracy")
+
+
+def distill(
+    config: ConfigDict,
+    workdir: Path,
+    job: build.Job,
+    teacher: dict,
+    dataset: data.Dataset,
+    clock: report.Stopwatch,
+) -> tuple[train.TrainState, list[dict]]:
+    """Run or resume the distillation; the curve holds seconds and held-out metrics."""
+    folder = workdir / "checkpoints"
+    state = train.init(job.method, job.network, job.tx, config.seed)
+    _, state, note = checkpoint.restore(folder, state) or (0, state, {"seconds": {}, "curve": []})
+    for stage, seconds in note["seconds"].items():
+        clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
+    curve, done = note["curve"], int(state.round)
+    state = parallel.to_devices(state)
+    if done == job.plan.rounds:
+        return state, curve
+    with clock("compilation"):
+        programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
+    evaluate = common.evaluator(config, job.network, dataset)
+    save = common.Saver(folder, config.schedule.checkpoint_seconds)
+    board = report.Board(workdir / "tensorboard")
+
+    with report.progress("distillation", job.plan.rounds, done) as advance:
+
+        def on_round(number: int, state: train.TrainState, metrics: dict[str, float]) -> None:
+            distilled = max(0, number - job.plan.warmup)
+            if number == job.plan.rounds or (distilled and distilled % config.schedule.evaluate_every == 0):
+                with clock("evaluation"):
+                    held_out = evaluate(state.student.variables)
+                curve.append({"round": number, "seconds": clock.total, **held_out})
+                board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
+                board.image("synthetic", grid(state, job), number)
+            shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
+            advance(metrics | shown)
+            board.scalars(metrics, number)
+            progress = {"seconds": clock.seconds, "curve": curve}
+            if number == job.plan.rounds:
+                save.now(number, state, progress)
+            save.now_and_then(number, state, progress)
+
+        state = train.run(programs, job.plan, state, teacher, clock, on_round)
+    board.close()
+    return state, curve
+
+
+def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
+    """The buffer's images, a row a class."""
+    buffer = parallel.to_host(state.method.buffer)
+    return report.class_grid(buffer.shards.rows.images, buffer.index.label, job.task.classes)
+
+
+def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
+    """Accuracy of the student trained on as many real images, evenly over classes, as the buffer holds."""
+    network = build.network(config.student.model, inputs)
+    recipe = build.yardstick_recipe(config)
+    key_init, key_fit = jax.random.split(jax.random.key(config.seed))
+    chosen = even_subset(dataset.train_labels, config.buffer.size, config.seed)
+    state = parallel.to_devices(optimization.init(network, recipe.tx, key_init))
+    with report.progress("yardstick", recipe.epochs) as advance:
+        state = supervised.fit(
+            network,
+            recipe,
+            state,
+            dataset.train_images[chosen],
+            dataset.train_labels[chosen],
+            key_fit,
+            lambda epoch, state, metrics: advance(metrics),
+        )
+    return common.evaluator(config, network, dataset)(state.variables)["accuracy"]
+
+
+def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """`size` positions, as evenly over the classes as it goes, in random order within each."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        rank[of_class] = np.arange(len(of_class))
+    return order[np.argsort(rank[order], kind="stable")[:size]]
+
+
+def unit_seconds(
+    config: ConfigDict, inputs: build.Inputs, network: build.Network, variables: dict, teacher: dict
+) -> float:
+    """Seconds of one distillation step with the teacher in the loop: the unit of time of the reports."""
+    in_loop = config.copy_and_resolve_references()
+    in_loop.views.count = 0
+    job = build.job(in_loop, inputs, network, variables)
+    return profiling.distill_seconds(job, profiling.filled_state(job, config.seed), teacher, times=20)
+
+
+def write_report(
+    workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
+) -> None:
+    """The three pictures."""
+    index = parallel.to_host(state.method.buffer.index)
+    occupied = index.label != EMPTY
+    counts = np.bincount(index.label[occupied], minlength=job.task.classes)
+    title = f"{config.data.name}: synthetic images by the teacher's class"
+    report.save_grid(workdir / "synthetic.png", grid(state, job), title)
+    report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
+    lines = {
+        "teacher": summary["teacher_accuracy"],
+        "student, real subset": summary["real_subset_accuracy"],
+    }
+    times = [p["seconds"] for p in curve], [p["accuracy"] for p in curve]
+    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None})
+
+
+if __name__ == "__main__":
+    common.launch(main)

@@ -1,0 +1,28 @@
+"""Train the teacher of a config on its real images.
+
+    python experiments/train_teacher.py --config=configs/digits.py --workdir=runs/digits
+
+The teacher lands in WORKDIR/teacher, where distill.py finds it; started again, it goes on.
+"""
+
+from __future__ import annotations
+
+from ssdkd_jax import runtime
+
+runtime.prepare()
+
+from pathlib import Path
+
+import common
+
+
+def main() -> None:
+    """Train, and print the accuracy on the real test images."""
+    config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
+    dataset, inputs = common.load_data(config)
+    accuracy = common.train_teacher(config, workdir, dataset, inputs)
+    print(f"{config.teacher.model}: {100 * accuracy:.2f} % of {len(dataset.test_images)} test images")
+
+
+if __name__ == "__main__":
+    common.launch(main)

@@ -1,0 +1,205 @@
+"""From a configuration to the values that it names; the only reader of config fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from ssdkd_jax import (
+    augment,
+    generator,
+    inversion,
+    models,
+    modulation,
+    optimization,
+    parallel,
+    sampler,
+    student,
+    supervised,
+    teacher,
+    train,
+)
+from ssdkd_jax.methods import ssdkd
+from ssdkd_jax.tasks import classification
+from ssdkd_jax.types import Method, Network, Task, Variables
+
+
+class Inputs(NamedTuple):
+    """What a network takes.
+
+    Attributes:
+        image_shape: (H, W, D).
+        classes: C.
+        mean, std: normalisation, per channel.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+class Job(NamedTuple):
+    """A distillation, ready to run: its method, its student, and how many rounds of what."""
+
+    task: Task
+    method: Method
+    network: Network
+    tx: optax.GradientTransformation
+    step: train.StudentStep
+    plan: train.Plan
+
+
+SAMPLERS = ("uniform", "priority", "policy_gradient")
+
+
+def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS) -> Network:
+    """The classifier `name` for these inputs."""
+    return models.bind(models.by_name(name, inputs.classes), inputs.image_shape, inputs.mean, inputs.std, axis)
+
+
+def task(config: ConfigDict, classes: int) -> Task:
+    """The classification task of this run."""
+    return classification.make(classes, config.student.temperature)
+
+
+def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
+    """How the teacher is trained on `images` real images."""
+    c = config.teacher
+    steps = c.epochs * (images // c.batch)
+    tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
+    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift))
+
+
+def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
+    """The student on as many real images as the buffer holds, for as many steps as it was distilled."""
+    c = config.student
+    batch = min(c.batch, config.buffer.size)
+    epochs = -(-student_steps(config) // (config.buffer.size // batch))
+    steps = epochs * (config.buffer.size // batch)
+    tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
+    return supervised.Recipe(epochs, batch, tx, augment.make(config.teacher.flip, config.teacher.shift))
+
+
+def student_steps(config: ConfigDict) -> int:
+    """Distillation steps of the whole run."""
+    return (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
+
+
+def the_sampler(config: ConfigDict, classes: int) -> sampler.Sampler:
+    """The sampler that the config names.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    c = config.sampler
+    if c.name == "uniform":
+        return sampler.uniform()
+    if c.name == "priority":
+        return sampler.priority(c.alpha, c.epsilon)
+    if c.name == "policy_gradient":
+        return sampler.policy_gradient(classes, c.alpha, c.epsilon, c.lr, c.entropy)
+    raise ValueError(f"sampler.name = '{c.name}' is not one of {', '.join(SAMPLERS)}.")
+
+
+def the_start(config: ConfigDict, inner: optax.GradientTransformation) -> generator.Start:
+    """How the generator persists over rounds.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    c = config.synthesis
+    meta = optax.adam(c.lr_meta, b1=0.5)
+    starts = {
+        "sequential": lambda: generator.sequential(inner),
+        "reptile": lambda: generator.reptile(inner, meta),
+        "first_order": lambda: generator.first_order(inner, meta),
+    }
+    if c.start not in starts:
+        raise ValueError(f"synthesis.start = '{c.start}' is not one of {', '.join(starts)}.")
+    return starts[c.start]()
+
+
+def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
+    """The pieces of SSD-KD that the config asks for."""
+    c, m = config.synthesis, config.modulation
+    tx = optax.adam(c.lr_generator, b1=0.5)
+    return ssdkd.Settings(
+        image_shape=tuple(inputs.image_shape),
+        slots=config.buffer.size,
+        synthesis_batch=c.batch,
+        student_batch=config.student.batch,
+        inner_steps=c.inner_steps,
+        latent_size=c.latent,
+        weights=inversion.Weights(bn, c.oh, c.adv),
+        tx=tx,
+        tx_z=optax.adam(c.lr_latent, b1=0.5),
+        start=the_start(config, tx),
+        phi=modulation.make(m.diversity, m.difficulty, m.gamma),
+        phi_clip=m.clip,
+        ask=modulation.ask if m.diversity else modulation.ask_evenly,
+        level_classes=m.diversity,
+        half_life=config.buffer.half_life,
+        epsilon=config.sampler.epsilon,
+        sampler=the_sampler(config, inputs.classes),
+        beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
+        view=augment.make(config.views.flip, config.views.shift),
+        views=config.views.count,
+    )
+
+
+def job(
+    config: ConfigDict,
+    inputs: Inputs,
+    teacher_network: Network,
+    teacher_variables: Variables,
+    axis: str | None = parallel.AXIS,
+) -> Job:
+    """Everything that `train.run` needs.
+
+    Raises:
+        ValueError: where the config does not fit the devices, the images or the teacher.
+    """
+    check(config, inputs, teacher_network, teacher_variables)
+    bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
+    the_task = task(config, inputs.classes)
+    student_network = network(config.student.model, inputs, axis)
+    generator_network = models.bind(
+        models.Generator(tuple(inputs.image_shape), config.synthesis.width), (config.synthesis.latent,), axis=axis
+    )
+    networks = inversion.Models(generator_network, teacher_network, student_network)
+    method = ssdkd.make(settings(config, inputs, bn), networks, the_task, axis)
+    s = config.student
+    tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
+    step = student.make_step(student_network, the_task, tx, axis)
+    schedule = config.schedule
+    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps)
+    return Job(the_task, method, student_network, tx, step, plan)
+
+
+def check(config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_variables: Variables) -> None:
+    """Raise ValueError, in one sentence, where the pieces do not fit together."""
+    if config.buffer.size < max(config.synthesis.batch, config.student.batch):
+        raise ValueError(
+            f"buffer.size = {config.buffer.size} is smaller than a batch (synthesis.batch = "
+            f"{config.synthesis.batch}, student.batch = {config.student.batch}); make it at least as large."
+        )
+    parallel.check_batch("synthesis.batch", config.synthesis.batch)
+    parallel.check_batch("student.batch", config.student.batch)
+    images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
+    answered = jax.eval_shape(teacher_network.apply, teacher_variables, images).shape[-1]
+    if answered != inputs.classes:
+        raise ValueError(
+            f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
+            "use a teacher of the same classes."
+        )
+    if config.schedule.warmup >= config.schedule.rounds:
+        raise ValueError(
+            f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
+            "for distillation; lower it."
+        )
+    jax.eval_shape(network(config.student.model, inputs, None).init, jax.random.key(0))

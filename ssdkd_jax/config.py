@@ -1,0 +1,82 @@
+"""Every setting of a run, with its default and meaning; files in configs/ state what differs."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def default() -> ConfigDict:
+    """The configuration that every file in configs/ starts from."""
+    return ConfigDict(
+        dict(
+            seed=0,  # decides the whole run
+            data=dict(
+                name="digits",  # digits, fashion_mnist, cifar10, cifar100
+                folder="",  # of the IDX .gz files, or tfds's data directory; '' for tfds's own
+            ),
+            teacher=dict(
+                model="wrn16_1",  # wrnDEPTH_WIDTH, or 'package.module:Class' called with classes=C
+                checkpoint="",  # folder of a saved teacher; '' trains one under the workdir first
+                epochs=20,
+                batch=128,
+                lr=0.1,
+                weight_decay=5e-4,
+                warmup=0.1,  # fraction of the steps in which the learning rate rises
+                flip=False,  # mirror the real images at random
+                shift=0,  # move them by at most this many pixels
+            ),
+            student=dict(
+                model="wrn10_1",
+                batch=128,
+                lr=0.1,
+                weight_decay=5e-4,
+                warmup=0.05,
+                temperature=4.0,  # T of the distillation loss
+            ),
+            synthesis=dict(
+                batch=128,  # images made per round
+                inner_steps=5,  # inversion steps per round
+                latent=256,  # Z
+                width=64,  # channels of the generator's last hidden layer
+                lr_generator=2e-3,
+                lr_latent=1e-2,
+                start="sequential",  # or reptile, first_order: how the generator begins a round
+                lr_meta=1e-2,  # of the outer Adam of the two meta starts
+                bn=None,  # weight of BN match; None: 10 if the teacher has BatchNorm, else off
+                oh=0.5,  # weight of the class targets
+                adv=1.0,  # weight of the adversarial term
+            ),
+            modulation=dict(
+                diversity=True,  # phi_div; also class targets and eviction that even out the buffer
+                difficulty=True,  # phi_diff
+                gamma=2.0,  # exponent of phi_diff
+                clip=5.0,  # upper bound of phi (mean 1) in the inversion loss
+            ),
+            buffer=dict(
+                size=130,  # N
+                half_life=10.0,  # rounds in which a slot's worth halves; 0 for never
+            ),
+            sampler=dict(
+                name="policy_gradient",  # uniform, priority, policy_gradient
+                alpha=0.5,  # exponent of the priority
+                epsilon=0.05,  # nats added to every gap, so that no slot is forgotten
+                beta=0.4,  # exponent of the importance weights at the start; 1 at the end
+                lr=1e-3,  # of the policy
+                entropy=1e-2,  # weight of the policy's entropy bonus
+            ),
+            views=dict(
+                count=8,  # V cached teacher views per slot; 0 runs the teacher in every step
+                flip=True,
+                shift=2,
+            ),
+            schedule=dict(
+                rounds=40,
+                warmup=5,  # rounds that only make images
+                distill_steps=50,  # student steps in each later round
+                evaluate_every=10,  # rounds
+                checkpoint_seconds=30.0,  # between checkpoints; a kill costs at most that and a round
+            ),
+            yardstick=True,  # also train the student on as many real images as the buffer holds
+            measure_unit=False,  # also time one distillation step with the teacher in the loop
+        )
+    )

@@ -1,0 +1,133 @@
+"""Real images, for training teachers and for evaluation; nothing that distils imports this file."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Labelled images.
+
+    Attributes:
+        train_images, test_images: uint8 [M, H, W, D].
+        train_labels, test_labels: int32 [M].
+        classes: C.
+        mean, std: per channel, of images in [0, 1].
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load(name: str, folder: str = "") -> Dataset:
+    """The data set `name`.
+
+    Args:
+        name: 'digits', 'fashion_mnist', 'cifar10' or 'cifar100'.
+        folder: for fashion_mnist, the folder of the IDX .gz files; otherwise, and for
+            fashion_mnist without such files, the tfds data directory ('' is tfds's own).
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: where the data are not there, with the way to get them.
+    """
+    if name not in _LOADERS:
+        raise ValueError(f"Unknown data set '{name}'; known: {', '.join(_LOADERS)}.")
+    return _LOADERS[name](folder)
+
+
+def digits(folder: str = "") -> Dataset:
+    """scikit-learn's 1,797 handwritten digits, doubled to 16x16; 1,297 to train and 500 to test."""
+    del folder
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    raw = load_digits()
+    images = np.round(raw.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, raw.target.astype(np.int32), test_size=500, random_state=0, stratify=raw.target
+    )
+    return Dataset(train_x, train_y, test_x, test_y, 10, (0.3053,), (0.3760,))
+
+
+def fashion_mnist(folder: str = "") -> Dataset:
+    """Fashion-MNIST, 60,000 + 10,000 images 28x28x1, from IDX .gz files or from tfds."""
+    moments = (0.2860,), (0.3530,)
+    if folder and not Path(folder).is_dir():
+        raise FileNotFoundError(
+            f"No folder {folder}; install Debian's package dataset-fashion-mnist or set --config.data.folder."
+        )
+    if not list(Path(folder or "/nowhere").glob("*-ubyte.gz")):
+        return _from_tfds("fashion_mnist", folder, "label", 10, *moments)
+    parts = [
+        read_idx(Path(folder) / f"{split}-{kind}-ubyte.gz")
+        for split in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    train_x, train_y, test_x, test_y = parts
+    return Dataset(
+        train_x[..., None], train_y.astype(np.int32), test_x[..., None], test_y.astype(np.int32), 10, *moments
+    )
+
+
+def cifar10(folder: str = "") -> Dataset:
+    """CIFAR-10 through tfds: 50,000 + 10,000 images 32x32x3."""
+    return _from_tfds("cifar10", folder, "label", 10, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+def cifar100(folder: str = "") -> Dataset:
+    """CIFAR-100 (fine labels) through tfds: 50,000 + 10,000 images 32x32x3."""
+    return _from_tfds("cifar100", folder, "label", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+
+
+_LOADERS = {"digits": digits, "fashion_mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """A gzipped IDX file of unsigned bytes, the format of MNIST.
+
+    Raises:
+        FileNotFoundError: where it is missing.
+        ValueError: where its header or length is not that of an IDX byte array.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Missing {path}; all four IDX .gz files of Fashion-MNIST belong in that folder.")
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        magic, dims = raw[:3], raw[3]
+        shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
+        values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
+        if magic != b"\x00\x00\x08":
+            raise ValueError(f"magic number {magic!r}")
+        return values.reshape(shape)
+    except (OSError, EOFError, IndexError, struct.error, ValueError) as error:
+        raise ValueError(f"{path} is not a whole gzipped IDX file of bytes ({error}); fetch it again.") from error
+
+
+def _from_tfds(name: str, folder: str, label: str, classes: int, mean: tuple, std: tuple) -> Dataset:
+    """Read a prepared tfds set (array_record) without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=folder or None, file_format="array_record")
+        splits = [builder.as_data_source(split) for split in ("train", "test")]
+    except Exception as error:
+        raise FileNotFoundError(
+            f"tfds has no prepared '{name}' in {folder or 'its data directory'}; run once: "
+            f"python -m experiments.prepare_data --name={name} ({type(error).__name__})."
+        ) from error
+    arrays = []
+    for source in splits:
+        rows = [(row["image"], row[label]) for row in source]
+        arrays += [np.stack([x for x, _ in rows]), np.asarray([y for _, y in rows], np.int32)]
+    return Dataset(*arrays, classes, mean, std)

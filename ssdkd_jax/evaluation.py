@@ -1,0 +1,52 @@
+"""Metrics of a network on a held-out set, shared out over the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssdkd_jax import augment, parallel
+from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
+
+
+def make_step(network: Network, task: Task, axis: str | None) -> Callable:
+    """(variables, images uint8 [B, H, W, D], labels [B], mask [B]) -> summed metrics, over all devices."""
+
+    def step(variables: Variables, images: Array, labels: Array, mask: Array) -> Metrics:
+        values = task.metrics(network.apply(variables, augment.to_float(images)), labels)
+        return parallel.total({name: jnp.sum(value * mask) for name, value in values.items()}, axis)
+
+    return step
+
+
+def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, batch: int) -> Callable:
+    """variables (placed on the devices) -> {metric: mean over the set}.
+
+    Args:
+        images: uint8 [M, H, W, D].
+        labels: int [M] (dense tasks [M, H, W]).
+        batch: global batch, rounded up to the devices; the last one is padded and masked.
+    """
+    batch = parallel.padded(min(batch, len(images)))
+    step = parallel.pmap(make_step(network, task, parallel.AXIS))
+    devices = jax.local_device_count()
+
+    def part(array: np.ndarray, start: int) -> np.ndarray:
+        rows = array[start : start + batch]
+        rows = np.pad(rows, ((0, batch - len(rows)), *((0, 0),) * (rows.ndim - 1)))
+        return rows.reshape(devices, -1, *rows.shape[1:])
+
+    present = np.ones(len(images), np.float32)
+
+    def evaluate(variables: Variables) -> dict[str, float]:
+        sums = [
+            step(variables, *(part(array, start) for array in (images, labels, present)))
+            for start in range(0, len(images), batch)
+        ]
+        sums = [jax.device_get(parallel.unreplicate(s)) for s in sums]
+        return {name: float(sum(s[name] for s in sums) / len(images)) for name in sums[0]}
+
+    return evaluate

@@ -1,0 +1,84 @@
+"""The generator's station: how it starts a round, and what it keeps of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssdkd_jax.types import Array, Key, Variables
+
+
+@chex.dataclass(frozen=True)
+class GeneratorState:
+    """What of the generator persists over rounds.
+
+    Attributes:
+        variables: the start of the next round.
+        opt_state: of the inner optimiser (sequential) or of the outer one (meta starts).
+    """
+
+    variables: Variables
+    opt_state: Any
+
+
+class Start(NamedTuple):
+    """How the generator of one round becomes the start of the next.
+
+    Attributes:
+        init: variables -> GeneratorState.
+        open: GeneratorState -> opt_state of this round's inner optimiser.
+        close: (GeneratorState, this round's variables, opt_state, summed gradients) -> GeneratorState.
+    """
+
+    init: Callable[[Variables], GeneratorState]
+    open: Callable[[GeneratorState], Any]
+    close: Callable[[GeneratorState, Variables, Any, Any], GeneratorState]
+
+
+def sequential(inner: optax.GradientTransformation) -> Start:
+    """The next round goes on where this one ended, optimiser state included."""
+    return Start(
+        init=lambda variables: GeneratorState(variables=variables, opt_state=inner.init(variables["params"])),
+        open=lambda state: state.opt_state,
+        close=lambda state, variables, opt_state, _: GeneratorState(variables=variables, opt_state=opt_state),
+    )
+
+
+def _meta(inner: optax.GradientTransformation, outer: optax.GradientTransformation, gradient: Callable) -> Start:
+    """A start that an outer optimiser moves by `gradient(start params, end params, summed gradients)`."""
+
+    def close(state: GeneratorState, variables: Variables, _: Any, summed: Any) -> GeneratorState:
+        params = state.variables["params"]
+        grads = gradient(params, variables["params"], summed)
+        updates, opt_state = outer.update(grads, state.opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return GeneratorState(variables={**variables, "params": params}, opt_state=opt_state)
+
+    return Start(
+        init=lambda variables: GeneratorState(variables=variables, opt_state=outer.init(variables["params"])),
+        open=lambda state: inner.init(state.variables["params"]),
+        close=close,
+    )
+
+
+def reptile(inner: optax.GradientTransformation, outer: optax.GradientTransformation) -> Start:
+    """Reptile (Nichol et al. 2018): the outer gradient is start - end."""
+    return _meta(inner, outer, lambda start, end, _: jax.tree.map(jnp.subtract, start, end))
+
+
+def first_order(inner: optax.GradientTransformation, outer: optax.GradientTransformation) -> Start:
+    """First-order MAML as in Fast-DFKD: the outer gradient is the sum of the inner ones."""
+    return _meta(inner, outer, lambda start, end, summed: summed)
+
+
+STARTS = {"sequential": sequential, "reptile": reptile, "first_order": first_order}
+
+
+def latents(key: Key, batch: int, size: int) -> Array:
+    """z ~ N(0, I): [B, Z]."""
+    return jax.random.normal(key, (batch, size))

@@ -1,0 +1,147 @@
+"""Generator inversion: images that the teacher takes for its training data.
+
+The loss of a batch is
+
+    bn * BN match + mean_b phi_b (oh * CE_b + adv * adversarial_b)
+
+minimised over the latents z and the generator g for a few inner steps; of all these steps the
+images of the lowest loss are kept, as in Fast-DFKD (Fang et al., AAAI 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssdkd_jax import generator, losses, modulation, parallel, teacher
+from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
+
+
+class Weights(NamedTuple):
+    """Weights of the inversion terms: BN match, class targets (one-hot), adversarial."""
+
+    bn: float
+    oh: float
+    adv: float
+
+
+class Models(NamedTuple):
+    """The three networks of inversion; the teacher and the student run in eval mode."""
+
+    generator: Network
+    teacher: Network
+    student: Network
+
+
+@chex.dataclass(frozen=True)
+class Work:
+    """Scratch state of one synthesis; B is this device's part of the batch.
+
+    Attributes:
+        z: [B, Z].
+        targets: [B], the classes asked for.
+        class_counts: [C], n_c of the buffer when the round began.
+        variables: of the generator.
+        opt_state: of its inner optimiser.
+        z_opt_state: of the latents' optimiser.
+        summed: gradients of the generator summed over the inner steps.
+        best_loss: [], the lowest loss so far.
+        best_images: [B, H, W, D], the images that had it.
+    """
+
+    z: Array
+    targets: Array
+    class_counts: Array
+    variables: Variables
+    opt_state: Any
+    z_opt_state: Any
+    summed: Any
+    best_loss: Array
+    best_images: Array
+
+
+def begin(
+    key: Key,
+    state: generator.GeneratorState,
+    opt_state: Any,
+    targets: Array,
+    class_counts: Array,
+    *,
+    latent_size: int,
+    image_shape: tuple[int, int, int],
+    tx_z: optax.GradientTransformation,
+    axis: str | None,
+) -> Work:
+    """Fresh latents for the asked targets (int [B] over all devices)."""
+    batch = targets.shape[0]
+    z = parallel.own_rows(generator.latents(key, batch, latent_size), axis)
+    return Work(
+        z=z,
+        targets=parallel.own_rows(targets, axis),
+        class_counts=class_counts,
+        variables=state.variables,
+        opt_state=opt_state,
+        z_opt_state=tx_z.init(z),
+        summed=jax.tree.map(jnp.zeros_like, state.variables["params"]),
+        best_loss=jnp.array(jnp.inf),
+        best_images=jnp.zeros((z.shape[0], *image_shape)),
+    )
+
+
+def make_loss(
+    models: Models, task: Task, weights: Weights, phi: modulation.Phi, clip: float, axis: str | None
+) -> Callable:
+    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics))."""
+
+    def loss(
+        params: Any, z: Array, work: Work, teacher_variables: Variables, student_variables: Variables
+    ) -> tuple[Array, tuple]:
+        x, variables = models.generator.train({**work.variables, "params": params}, z)
+        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, x, axis)
+        f_s = models.student.apply(student_variables, x)
+
+        probabilities = task.class_probabilities(f_t)
+        confidence = probabilities.max(-1)
+        w = modulation.normalised(phi(work.class_counts, probabilities.argmax(-1), confidence), clip, axis)
+
+        bn = losses.batch_norm_match(moments) if moments else jnp.zeros(())
+        oh = jnp.mean(w * task.target_loss(f_t, work.targets))
+        adv = jnp.mean(w * task.adversarial_loss(f_t, f_s))
+        total = weights.bn * bn + weights.oh * oh + weights.adv * adv
+        metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "confidence": confidence.mean()}
+        return total, (x, variables, metrics)
+
+    return loss
+
+
+def make_step(
+    loss: Callable, tx: optax.GradientTransformation, tx_z: optax.GradientTransformation, axis: str | None
+) -> Callable:
+    """(work, teacher variables, student variables) -> (work, metrics): one inner step on g and z."""
+
+    def step(work: Work, teacher_variables: Variables, student_variables: Variables) -> tuple[Work, Metrics]:
+        params = work.variables["params"]
+        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        (grads, grads_z), (x, variables, metrics) = gradient(params, work.z, work, teacher_variables, student_variables)
+        grads, variables, metrics = parallel.mean((grads, dict(variables), metrics), axis)
+        updates, opt_state = tx.update(grads, work.opt_state, params)
+        updates_z, z_opt_state = tx_z.update(parallel.own_gradient(grads_z, axis), work.z_opt_state, work.z)
+        variables["params"] = optax.apply_updates(params, updates)
+        better = metrics["inversion"] < work.best_loss
+        work = work.replace(
+            z=optax.apply_updates(work.z, updates_z),
+            variables=variables,
+            opt_state=opt_state,
+            z_opt_state=z_opt_state,
+            summed=jax.tree.map(jnp.add, work.summed, grads),
+            best_loss=jnp.where(better, metrics["inversion"], work.best_loss),
+            best_images=jnp.where(better, x, work.best_images),
+        )
+        return work, metrics
+
+    return step

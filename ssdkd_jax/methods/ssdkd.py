@@ -1,0 +1,219 @@
+"""SSD-KD (Liu et al., CVPR 2024): a small buffer, kept balanced and difficult, drawn by priority.
+
+Wiring only: each station is a file of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, teacher
+from ssdkd_jax.replay_buffer import Buffer, Index, Rows
+from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Synthesis, Task, Variables
+
+
+class Settings(NamedTuple):
+    """The pieces of SSD-KD, each a value.
+
+    Attributes:
+        image_shape: (H, W, D).
+        slots: N.
+        synthesis_batch, student_batch: global batches.
+        inner_steps: inversion steps per round.
+        latent_size: Z.
+        weights: of the inversion terms.
+        tx, tx_z: inner optimisers of generator and latents.
+        start: how the generator persists over rounds.
+        phi: the modulating function.
+        phi_clip: upper bound of a normalised phi in the inversion loss.
+        ask: (class_counts, batch) -> class probabilities asked of the next batch.
+        level_classes: whether eviction takes from the largest classes first.
+        half_life: rounds in which a slot's worth halves; 0 for never.
+        epsilon: added to the gap in a slot's worth, in nats.
+        sampler: which slots the student sees.
+        beta: student step -> exponent of the importance weights.
+        view: augmentation.
+        views: V, cached teacher views per slot; 0 runs the teacher in the loop.
+    """
+
+    image_shape: tuple[int, int, int]
+    slots: int
+    synthesis_batch: int
+    student_batch: int
+    inner_steps: int
+    latent_size: int
+    weights: inversion.Weights
+    tx: optax.GradientTransformation
+    tx_z: optax.GradientTransformation
+    start: generator.Start
+    phi: modulation.Phi
+    phi_clip: float
+    ask: Callable[[Array, int], Array]
+    level_classes: bool
+    half_life: float
+    epsilon: float
+    sampler: sampler.Sampler
+    beta: optax.Schedule
+    view: augment.View
+    views: int
+
+
+@chex.dataclass(frozen=True)
+class State:
+    """What SSD-KD remembers between rounds.
+
+    Attributes:
+        generator: generator.GeneratorState.
+        buffer: Buffer.
+        sampler: the sampler's state.
+        round: int32 [], syntheses completed.
+    """
+
+    generator: generator.GeneratorState
+    buffer: Buffer
+    sampler: Any
+    round: Array
+
+
+def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Method:
+    """SSD-KD as a `Method`; its functions take the teacher's variables after the state."""
+    loss = inversion.make_loss(models, task, s.weights, s.phi, s.phi_clip, axis)
+    step = inversion.make_step(loss, s.tx, s.tx_z, axis)
+
+    def init(key: Key) -> State:
+        key_generator, key_sampler = jax.random.split(key)
+        logits_shape = (1, s.views, *_logits_shape(models, s.image_shape))
+        example = Rows(
+            images=jnp.zeros((1, *s.image_shape), jnp.uint8),
+            seeds=jnp.zeros(1, jnp.uint32),
+            logits=jnp.zeros(logits_shape),
+        )
+        return State(
+            generator=s.start.init(models.generator.init(key_generator)),
+            buffer=replay_buffer.init(s.slots, parallel.padded(s.slots), example),
+            sampler=s.sampler.init(key_sampler),
+            round=jnp.zeros((), jnp.int32),
+        )
+
+    def begin(state: State, key: Key) -> inversion.Work:
+        key_targets, key_z = jax.random.split(key)
+        class_counts = replay_buffer.class_counts(state.buffer.index, task.classes)
+        targets = task.targets(key_targets, s.ask(class_counts, s.synthesis_batch), s.synthesis_batch)
+        return inversion.begin(
+            key_z,
+            state.generator,
+            s.start.open(state.generator),
+            targets,
+            class_counts,
+            latent_size=s.latent_size,
+            image_shape=s.image_shape,
+            tx_z=s.tx_z,
+            axis=axis,
+        )
+
+    def finish(
+        work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
+    ) -> tuple[State, Metrics]:
+        index, rows = describe(work.best_images, state, teacher_variables, student, key)
+        buffer = replay_buffer.put(state.buffer, slots_to_fill(s, task, state, index), index, rows, axis)
+        start = s.start.close(state.generator, work.variables, work.opt_state, work.summed)
+        state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
+        return state, buffer_metrics(buffer.index, task.classes)
+
+    def describe(
+        images: Array, state: State, teacher_variables: Variables, student: ModelState, key: Key
+    ) -> tuple[Index, Rows]:
+        """Newcomers as they will stand in the buffer: index over all devices, rows of this one."""
+        stored = augment.to_uint8(images)
+        x = augment.to_float(stored)
+        seeds = parallel.own_rows(jax.random.bits(key, (s.synthesis_batch,)), axis)
+        logits = teacher.view_logits(models.teacher, teacher_variables, s.view, seeds, x, max(s.views, 1))
+        f_t, f_s = logits[:, 0], models.student.apply(student.variables, x)
+        probabilities = task.class_probabilities(f_t)
+        own = (probabilities.argmax(-1), probabilities.max(-1), task.gap(f_t, f_s))
+        label, confidence, gap = (parallel.all_rows(value, axis) for value in own)
+        index = Index(
+            label=label.astype(jnp.int32),
+            confidence=confidence,
+            gap=gap,
+            filled=jnp.full_like(label, state.round),
+            drawn=jnp.full_like(label, student.step),
+        )
+        return index, Rows(images=stored, seeds=seeds, logits=logits[:, : s.views])
+
+    def log_pi(state: State, student_step: Array) -> Array:
+        index = state.buffer.index
+        return sampler.log_probabilities(s.sampler.logits(state.sampler, index, student_step), index.occupied)
+
+    def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
+        key_slots, key_views = jax.random.split(key)
+        log_p = log_pi(state, student_step)
+        slots = sampler.draw(key_slots, log_p, s.student_batch)
+        weights = sampler.importance_weights(log_p, slots, s.beta(student_step))
+        rows = replay_buffer.take(state.buffer, slots, axis)
+        numbers = parallel.own_rows(draw_views(key_views, s), axis)
+        x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
+        if s.views:
+            f_t = jax.vmap(lambda logits, number: logits[number])(rows.logits, numbers)
+        else:
+            f_t = models.teacher.apply(teacher_variables, x)
+        return Batch(images=x, teacher_logits=f_t, weights=parallel.own_rows(weights, axis), slots=slots)
+
+    def feedback(state: State, batch: Batch, gaps: Array, student_step: Array) -> State:
+        gaps, index = parallel.all_rows(gaps, axis), state.buffer.index
+        learnt = s.sampler.learn(state.sampler, index, batch.slots, gaps, student_step)
+        index = replay_buffer.set_gaps(index, batch.slots, gaps, student_step)
+        return state.replace(sampler=learnt, buffer=state.buffer.replace(index=index))
+
+    return Method(init, Synthesis(begin, step, finish, s.inner_steps), sample, feedback)
+
+
+def _logits_shape(models: inversion.Models, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
+    def logits(key: Key) -> Array:
+        return models.teacher.apply(models.teacher.init(key), jnp.zeros((1, *image_shape)))
+
+    return jax.eval_shape(logits, jax.random.key(0)).shape[1:]
+
+
+def worth(s: Settings, task: Task, state: State) -> Array:
+    """What keeps a slot in the buffer: phi * (delta + eps), halved every `half_life` rounds; [N], ours."""
+    index = state.buffer.index
+    counts = replay_buffer.class_counts(index, task.classes)
+    value = s.phi(counts, index.label, index.confidence) * (index.gap + s.epsilon)
+    if s.half_life:
+        value = value * jnp.exp2((index.filled - state.round) / s.half_life)
+    return value
+
+
+def slots_to_fill(s: Settings, task: Task, state: State, newcomers: Index) -> Array:
+    """The slots that the newcomers take: int32 [B]."""
+    index = state.buffer.index
+    value = worth(s, task, state)
+    crowd = jnp.zeros(s.slots, jnp.int32)
+    if s.level_classes:
+        crowd = replay_buffer.crowding(index, value, newcomers.label, task.classes)
+    return replay_buffer.least_worth(index, value, crowd, newcomers.label.shape[0])
+
+
+def draw_views(key: Key, s: Settings) -> Array:
+    """A view number for each row of the student's batch: one of the V cached, or any without a cache."""
+    return jax.random.randint(key, (s.student_batch,), 0, s.views or 2**16)
+
+
+def buffer_metrics(index: Index, classes: int) -> Metrics:
+    """How full, how even and how hard the buffer is."""
+    counts = replay_buffer.class_counts(index, classes)
+    filled = jnp.maximum(index.occupied.sum(), 1)
+    return {
+        "filled": filled,
+        "smallest_class": counts.min(),
+        "largest_class": counts.max(),
+        "buffer_confidence": index.confidence.sum() / filled,
+        "buffer_gap": index.gap.sum() / filled,
+    }

@@ -1,0 +1,85 @@
+"""Networks: linen modules, found by name, and bound to plain functions of their variables.
+
+A classifier of the user's own is any linen module called as `module(images, train)`. Where it
+has a field `axis_name`, its BatchNorm is averaged over devices through it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssdkd_jax.models import wrn
+from ssdkd_jax.models.dcgan import Generator
+from ssdkd_jax.types import Array, Key, Network, Variables
+
+__all__ = ["Generator", "bind", "by_name", "parameter_count"]
+
+NAMES = ("wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
+
+
+def by_name(name: str, classes: int) -> nn.Module:
+    """The classifier called `name`, such as 'wrn40_2' (any depth 6 n + 4 and any width).
+
+    Args:
+        name: of the zoo; or 'package.module:Class', the user's own, called with `classes=classes`.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known one.
+    """
+    if ":" in name:
+        return _imported(name)(classes=classes)
+    if (size := wrn.parse(name)) is not None:
+        return wrn.WideResNet(*size, classes=classes)
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
+    raise ValueError(f"Unknown model '{name}'; did you mean '{near}'? Known: wrnDEPTH_WIDTH ({', '.join(NAMES)}).")
+
+
+def _imported(name: str) -> Callable[..., nn.Module]:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot import model '{name}' ({error}); write it as 'package.module:Class'.") from error
+
+
+def bind(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    axis: str | None = None,
+) -> Network:
+    """A linen module as a `Network`, its input normalised by (x - mean) / std.
+
+    Args:
+        module: called as `module(inputs, train)`.
+        input_shape: of one input, (H, W, D) or (Z,).
+        mean, std: one value, or one per channel, in the units of the inputs.
+        axis: pmap axis over which BatchNorm statistics are averaged in `train`.
+    """
+    if axis is not None and hasattr(module, "axis_name"):
+        module = module.clone(axis_name=axis)
+    shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+
+    def init(key: Key) -> Variables:
+        return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape)), False))(key)
+
+    def apply(variables: Variables, inputs: Array) -> Array:
+        return module.apply(variables, (inputs - shift) / scale, False)
+
+    def train(variables: Variables, inputs: Array) -> tuple[Array, Variables]:
+        outputs, updated = module.apply(variables, (inputs - shift) / scale, True, mutable=["batch_stats"])
+        return outputs, {**variables, **updated}
+
+    return Network(init, apply, train)
+
+
+def parameter_count(variables: Variables) -> int:
+    """Number of trainable scalars."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -1,0 +1,62 @@
+"""Networks on disk: variables, and a note that says how to run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ssdkd_jax import checkpoint, models
+from ssdkd_jax.types import Array, Network, Variables
+
+
+class Saved(NamedTuple):
+    """A trained classifier: call it with images [B, H, W, D] in [0, 1] to get logits [B, C].
+
+    Attributes:
+        network: its functions.
+        variables: its weights.
+        note: model, classes, image_shape, mean, std, and whatever was saved with them.
+    """
+
+    network: Network
+    variables: Variables
+    note: dict[str, Any]
+
+    def __call__(self, images: Array) -> Array:
+        return jax.jit(self.network.apply)(self.variables, images)
+
+
+def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None:
+    """Save a zoo model.
+
+    Args:
+        note: at least 'model', 'classes', 'image_shape', 'mean', 'std'.
+    """
+    checkpoint.save(folder, 0, dict(variables), note, keep=1)
+
+
+def load(folder: str | Path, model: str | None = None) -> Saved:
+    """The model saved in `folder`.
+
+    Args:
+        model: its name, needed for a model of one's own: a name that would import code is never
+            taken from the folder.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: where it is damaged or its arrays are not those of the model that it names.
+    """
+    if not checkpoint.steps(folder):
+        raise FileNotFoundError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
+    note = checkpoint.verify(Path(folder).absolute() / "00000000")
+    if note is None:
+        raise ValueError(f"The model in '{folder}' is damaged; save it again.")
+    if ":" in note["model"] and model != note["model"]:
+        raise ValueError(f"'{folder}' holds the model '{note['model']}', not of this package; name it in the call.")
+    network = models.bind(
+        models.by_name(model or note["model"], note["classes"]), note["image_shape"], note["mean"], note["std"]
+    )
+    _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
+    return Saved(network, variables, note)

@@ -1,0 +1,78 @@
+"""Wide residual networks for small images (Zagoruyko & Komodakis, BMVC 2016)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssdkd_jax.types import Array
+
+Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
+Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding="VALID", use_bias=False)
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Block(nn.Module):
+    """Pre-activation residual block; the shortcut takes the activated input where widths differ."""
+
+    features: int
+    stride: int
+    norm: partial
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        conv = partial(Conv3x3, features=self.features, kernel_init=he_normal)
+        strides = (self.stride, self.stride)
+        out = nn.relu(self.norm(name="bn1")(x))
+        if x.shape[-1] != self.features:
+            x = Conv1x1(self.features, strides=strides, kernel_init=he_normal, name="convShortcut")(out)
+        out = conv(strides=strides, name="conv1")(out)
+        out = conv(name="conv2")(nn.relu(self.norm(name="bn2")(out)))
+        return x + out
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-width: three groups of (depth - 4) / 6 blocks at widths 16, 32, 64 times `width`.
+
+    Attributes:
+        depth: 6 n + 4, with n >= 1.
+        width: the widening factor.
+        classes: C.
+        axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+    """
+
+    depth: int
+    width: int
+    classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """images [B, H, W, D], H and W divisible by 4 -> logits [B, C].
+
+        Raises:
+            ValueError: for another depth or image size.
+        """
+        blocks, rest = divmod(self.depth - 4, 6)
+        if rest or blocks < 1:
+            raise ValueError(f"WRN depth {self.depth} is not 6 n + 4; use 10, 16, 22, 28 or 40.")
+        if images.shape[1] % 4 or images.shape[2] % 4:
+            raise ValueError(f"WRN takes image sizes divisible by 4, not {images.shape[1:3]}.")
+        norm = partial(
+            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name
+        )
+        x = Conv3x3(16, kernel_init=he_normal, name="conv1")(images)
+        for group, features in enumerate((16, 32, 64)):
+            for index in range(blocks):
+                stride = 2 if group > 0 and index == 0 else 1
+                x = Block(features * self.width, stride, norm, name=f"block{group + 1}_layer{index}")(x)
+        x = nn.relu(norm(name="bn1")(x))
+        return nn.Dense(self.classes, name="fc")(jnp.mean(x, axis=(1, 2)))
+
+
+def parse(name: str) -> tuple[int, int] | None:
+    """'wrn16_2' -> (16, 2); None where the name is not of that form."""
+    depth, _, width = name.removeprefix("wrn").partition("_")
+    return (int(depth), int(width)) if name.startswith("wrn") and depth.isdigit() and width.isdigit() else None

@@ -1,0 +1,72 @@
+"""The modulating function phi: how much an image is worth, by the balance and difficulty it adds.
+
+phi(x) = phi_div(x) * phi_diff(x). That phi has these two terms is the paper's; their formulas
+are ours. phi is a weight and carries no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax.numpy as jnp
+from jax import lax
+
+from ssdkd_jax import parallel
+from ssdkd_jax.types import Array
+
+Phi = Callable[[Array, Array, Array], Array]
+
+
+def diversity(class_counts: Array, labels: Array) -> Array:
+    """phi_div = (1 - n_c / sum n) * C / (C - 1): 1 for every class of a balanced buffer (ours).
+
+    Args:
+        class_counts: [C], n_c; all zero (an empty buffer) gives C / (C - 1).
+        labels: int [B], the teacher's predictions.
+    """
+    classes = class_counts.shape[0]
+    share = class_counts / jnp.maximum(class_counts.sum(), 1)
+    return (1.0 - share[labels]) * classes / (classes - 1)
+
+
+def difficulty(confidence: Array, gamma: float) -> Array:
+    """phi_diff = (1 - conf_t)^gamma, as in the focal loss (Lin et al., ICCV 2017)."""
+    return jnp.maximum(1.0 - confidence, 0.0) ** gamma
+
+
+def phi(class_counts: Array, labels: Array, confidence: Array, *, use_div: bool, use_diff: bool, gamma: float) -> Array:
+    """phi(x) [B]; a term that is switched off is 1."""
+    weight = jnp.ones_like(confidence)
+    if use_div:
+        weight = weight * diversity(class_counts, labels)
+    if use_diff:
+        weight = weight * difficulty(confidence, gamma)
+    return lax.stop_gradient(weight)
+
+
+def make(use_div: bool, use_diff: bool, gamma: float) -> Phi:
+    """(class_counts [C], labels [B], confidence [B]) -> phi [B]."""
+    return partial(phi, use_div=use_div, use_diff=use_diff, gamma=gamma)
+
+
+def normalised(weight: Array, clip: float, axis: str | None) -> Array:
+    """Scaled to mean 1 over the global batch, then clipped at `clip`."""
+    mean = parallel.mean(weight.mean(), axis)
+    return jnp.minimum(weight / jnp.maximum(mean, 1e-12), clip)
+
+
+def ask(class_counts: Array, batch: int) -> Array:
+    """Class probabilities [C] for the next batch: proportional to what each class lacks (ours).
+
+    A class lacks what it is short of the level that all would have, were the batch in and the
+    buffer even: max(0, (sum n + B) / C - n_c). A balanced buffer gives 1 / C.
+    """
+    lack = jnp.maximum((class_counts.sum() + batch) / class_counts.shape[0] - class_counts, 0.0)
+    return lack / lack.sum()
+
+
+def ask_evenly(class_counts: Array, batch: int) -> Array:
+    """1 / C for each class: the diversity term switched off."""
+    del batch
+    return jnp.full(class_counts.shape[0], 1.0 / class_counts.shape[0])

@@ -1,0 +1,154 @@
+"""The small replay buffer: a fixed number of slots, partly replaced each round.
+
+The heavy rows (images, view seeds, cached logits) are sharded over the devices; the index, a few
+numbers per slot, is replicated, so its statistics are global without any communication.
+Images are uint8: a generator's float32 output carries no more than the eye of an 8-bit camera,
+and a buffer four times smaller travels four times faster.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ssdkd_jax import parallel
+from ssdkd_jax.types import Array, Sharded
+
+EMPTY = -1
+
+
+@chex.dataclass(frozen=True)
+class Index:
+    """What is known of each slot; every field has shape [N].
+
+    Attributes:
+        label: int32, the teacher's prediction; EMPTY where the slot is free.
+        confidence: conf_t, in [0, 1].
+        gap: delta, the last measured teacher-student gap, in nats.
+        filled: int32, the round in which the slot was filled.
+        drawn: int32, the student step at which it was last drawn (or filled).
+    """
+
+    label: Array
+    confidence: Array
+    gap: Array
+    filled: Array
+    drawn: Array
+
+    @property
+    def occupied(self) -> Array:
+        """bool [N]."""
+        return self.label != EMPTY
+
+
+@chex.dataclass(frozen=True)
+class Rows:
+    """The contents of slots (or of a batch of newcomers); leading axis N (or B) over all devices.
+
+    Attributes:
+        images: uint8 [N, H, W, D].
+        seeds: uint32 [N], which decide the fixed views.
+        logits: [N, V, C], the teacher's answers to them.
+    """
+
+    images: Array
+    seeds: Array
+    logits: Array
+
+
+@chex.dataclass(frozen=True)
+class Buffer:
+    """N slots: `index` is replicated, `shards.rows` split over the devices."""
+
+    index: Index
+    shards: Sharded
+
+
+def init(slots: int, rows: int, example: Rows) -> Buffer:
+    """An empty buffer.
+
+    Args:
+        slots: N.
+        rows: allocated rows, N rounded up to the devices; those beyond N stay unused.
+        example: shapes and dtypes of one batch of newcomers; its leading axis is ignored.
+    """
+    zeros = partial(jnp.zeros, slots)
+    index = Index(
+        label=jnp.full(slots, EMPTY, jnp.int32),
+        confidence=zeros(),
+        gap=zeros(),
+        filled=zeros(jnp.int32),
+        drawn=zeros(jnp.int32),
+    )
+    return Buffer(
+        index=index, shards=Sharded(rows=jax.tree.map(lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), example))
+    )
+
+
+def class_counts(index: Index, classes: int) -> Array:
+    """n_c: int32 [C], filled slots by the teacher's prediction."""
+    return jnp.bincount(jnp.where(index.occupied, index.label, classes), length=classes + 1)[:classes]
+
+
+def rank_within_class(label: Array, worth: Array) -> Array:
+    """How many slots of the same class are worth more: int32 [N], 0 for the best of each class."""
+    slots = label.shape[0]
+    order = jnp.lexsort((-worth, label))
+    sorted_label = label[order]
+    first = jnp.searchsorted(sorted_label, sorted_label, side="left")
+    return jnp.zeros(slots, jnp.int32).at[order].set(jnp.arange(slots) - first)
+
+
+def crowding(index: Index, worth: Array, newcomers: Array, classes: int) -> Array:
+    """Rank of each slot in its class once the newcomers stand before it: [N].
+
+    Evicting the highest ranks first takes from the largest classes until all are level.
+
+    Args:
+        worth: [N].
+        newcomers: int [B], the labels that are about to enter.
+    """
+    arriving = jnp.bincount(newcomers, length=classes)
+    return rank_within_class(index.label, worth) + arriving[index.label]
+
+
+def least_worth(index: Index, worth: Array, crowd: Array, count: int) -> Array:
+    """The `count` slots to fill next: int32 [count].
+
+    Empty slots come first, then those with the highest crowding, then those worth least.
+    """
+    return jnp.lexsort((worth, -crowd, index.occupied))[:count]
+
+
+def put(buffer: Buffer, slots: Array, index: Index, rows: Rows, axis: str | None) -> Buffer:
+    """Fill `slots`.
+
+    Args:
+        slots: int [B], distinct, the same on all devices.
+        index: what is known of the newcomers, [B] over all devices.
+        rows: this device's newcomers, [B / devices, ...].
+    """
+    new_index = jax.tree.map(lambda old, new: old.at[slots].set(new.astype(old.dtype)), buffer.index, index)
+    new_rows = jax.tree.map(lambda shard, new: parallel.put_rows(shard, slots, new, axis), buffer.shards.rows, rows)
+    return Buffer(index=new_index, shards=Sharded(rows=new_rows))
+
+
+def take(buffer: Buffer, slots: Array, axis: str | None) -> Rows:
+    """This device's part [B / devices, ...] of the global batch `slots` [B]."""
+    return jax.tree.map(lambda shard: parallel.take_rows(shard, slots, axis), buffer.shards.rows)
+
+
+def set_gaps(index: Index, slots: Array, gaps: Array, step: Array) -> Index:
+    """Refresh delta of the drawn slots; a slot drawn more than once gets its mean.
+
+    Args:
+        slots, gaps: [B] over all devices.
+        step: int [], the student step.
+    """
+    times = jnp.zeros_like(index.gap).at[slots].add(1.0)
+    total = jnp.zeros_like(index.gap).at[slots].add(gaps)
+    gap = jnp.where(times > 0, total / jnp.maximum(times, 1.0), index.gap)
+    return index.replace(gap=gap, drawn=jnp.where(times > 0, step, index.drawn))

@@ -1,0 +1,192 @@
+"""Which slots the student sees next: uniform, by priority, or by a learnt policy.
+
+A sampler is a value: its `logits` give log pi up to a constant. Empty slots have pi = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssdkd_jax.replay_buffer import Index
+from ssdkd_jax.types import Array, Key
+
+
+class Sampler(NamedTuple):
+    """A rule for drawing slots.
+
+    Attributes:
+        init: key -> state.
+        logits: (state, index, student step) -> [N], log pi up to a constant, before masking.
+        learn: (state, index before the draw, slots [B], gaps [B], student step) -> state.
+    """
+
+    init: Callable[[Key], Any]
+    logits: Callable[[Any, Index, Array], Array]
+    learn: Callable[[Any, Index, Array, Array, Array], Any]
+
+
+def uniform() -> Sampler:
+    """pi(i) = 1 / (filled slots)."""
+    return Sampler(
+        init=lambda key: (),
+        logits=lambda state, index, step: jnp.zeros_like(index.gap),
+        learn=lambda state, *_: state,
+    )
+
+
+def priority_logits(index: Index, alpha: float, epsilon: float) -> Array:
+    """alpha log(delta + eps), so that pi(i) = (delta_i + eps)^alpha / sum (Schaul et al. 2016, eq. 1)."""
+    return alpha * jnp.log(index.gap + epsilon)
+
+
+def priority(alpha: float, epsilon: float) -> Sampler:
+    """Proportional prioritised replay (Schaul et al., ICLR 2016).
+
+    Args:
+        alpha: exponent; 0 is uniform.
+        epsilon: in nats, keeps slots that the student has fitted in play.
+    """
+    return Sampler(
+        init=lambda key: (),
+        logits=lambda state, index, step: priority_logits(index, alpha, epsilon),
+        learn=lambda state, *_: state,
+    )
+
+
+def log_probabilities(logits: Array, occupied: Array) -> Array:
+    """log pi [N]: normalised over the filled slots, -inf on the empty ones."""
+    return jax.nn.log_softmax(jnp.where(occupied, logits, -jnp.inf))
+
+
+def draw(key: Key, log_pi: Array, batch: int) -> Array:
+    """Slots int32 [B], each with marginal probability pi, by stratified sampling.
+
+    The unit interval is cut into B equal parts and one point drawn from each (Schaul et al. 2016,
+    appendix B.2.1): fewer repeats than independent draws. The order of the batch is random.
+    """
+    key_level, key_order = jax.random.split(key)
+    cumulative = jnp.cumsum(jnp.exp(log_pi))
+    levels = (jnp.arange(batch) + jax.random.uniform(key_level, (batch,))) / batch
+    slots = jnp.searchsorted(cumulative, levels * cumulative[-1], side="right")
+    last = log_pi.shape[0] - 1 - jnp.argmax(jnp.isfinite(log_pi)[::-1])
+    return jax.random.permutation(key_order, jnp.minimum(slots, last).astype(jnp.int32))
+
+
+def importance_weights(log_pi: Array, slots: Array, beta: Array) -> Array:
+    """w_i = (N pi(i))^-beta / E_pi[(N pi)^-beta], N the filled slots: [B], of mean 1 under pi.
+
+    The exponent is that of Schaul et al. 2016 (section 3.4). They divide by the largest weight of
+    the buffer instead; one slot that is almost never drawn then shrinks every step. At beta = 1
+    the mean needs no division, and the weighted mean over a draw is the plain mean over the buffer.
+    """
+    occupied = jnp.isfinite(log_pi)
+    log_w = -beta * (log_pi + jnp.log(occupied.sum()))
+    expected = jnp.sum(jnp.where(occupied, jnp.exp(log_pi + log_w), 0.0))
+    return jnp.exp(log_w[slots]) / expected
+
+
+class Policy(nn.Module):
+    """h_psi: a small perceptron over a slot's features, zero at the start."""
+
+    hidden: int = 16
+
+    @nn.compact
+    def __call__(self, features: Array) -> Array:
+        """[N, F] -> [N]."""
+        x = nn.tanh(nn.Dense(self.hidden)(features))
+        return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(x)[:, 0]
+
+
+def features(index: Index, classes: int, epsilon: float, step: Array) -> Array:
+    """[N, 4]: log delta, conf_t, share of the slot's class, log(1 + steps since last drawn).
+
+    Standardised over the filled slots; 0 on the empty ones.
+    """
+    occupied = index.occupied
+    filled = jnp.maximum(occupied.sum(), 1)
+    label = jnp.where(occupied, index.label, classes)
+    share = jnp.bincount(label, length=classes + 1)[label] / filled
+    age = jnp.log1p((step - index.drawn).astype(jnp.float32))
+    raw = jnp.stack([jnp.log(index.gap + epsilon), index.confidence, share, age], axis=1)
+    raw = jnp.where(occupied[:, None], raw, 0.0)
+    mean = raw.sum(0) / filled
+    centred = jnp.where(occupied[:, None], raw - mean, 0.0)
+    return centred / jnp.sqrt(jnp.square(centred).sum(0) / filled + 1e-6)
+
+
+@chex.dataclass(frozen=True)
+class PolicyState:
+    """psi, its optimiser's state and the moving baseline [] of the reward."""
+
+    params: Any
+    opt_state: Any
+    baseline: Array
+
+
+def policy_gradient(
+    classes: int, alpha: float, epsilon: float, lr: float, entropy: float, baseline_decay: float = 0.9
+) -> Sampler:
+    """pi = softmax(alpha log(delta + eps) + h_psi(features)), trained by REINFORCE (Williams 1992); ours.
+
+    The reward of a draw is the drop of the slot's gap since it was last measured: free, since the
+    distillation step computes the new gap anyway, and it pays for what the student learnt there.
+
+    Args:
+        alpha, epsilon: of the priority rule that the policy starts as.
+        lr: Adam's, for psi.
+        entropy: weight of the entropy bonus H(pi), in nats.
+        baseline_decay: of the moving average of the reward.
+    """
+    policy, tx = Policy(), optax.adam(lr)
+
+    def logits_of(params: Any, index: Index, step: Array) -> Array:
+        return priority_logits(index, alpha, epsilon) + policy.apply(params, features(index, classes, epsilon, step))
+
+    def init(key: Key) -> PolicyState:
+        params = policy.init(key, jnp.zeros((1, 4)))
+        return PolicyState(params=params, opt_state=tx.init(params), baseline=jnp.zeros(()))
+
+    def learn(state: PolicyState, index: Index, slots: Array, gaps: Array, step: Array) -> PolicyState:
+        reward = index.gap[slots] - gaps
+        advantage = reward - state.baseline
+        advantage = advantage / (advantage.std() + 1e-6)
+        grads = jax.grad(reinforce_loss)(
+            state.params, partial(logits_of, index=index, step=step), index.occupied, slots, advantage, entropy
+        )
+        updates, opt_state = tx.update(grads, state.opt_state)
+        return PolicyState(
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            baseline=baseline_decay * state.baseline + (1 - baseline_decay) * reward.mean(),
+        )
+
+    return Sampler(init=init, logits=lambda s, index, step: logits_of(s.params, index, step), learn=learn)
+
+
+def reinforce_loss(
+    params: Any,
+    logits_of: Callable[[Any], Array],
+    occupied: Array,
+    slots: Array,
+    advantage: Array,
+    entropy: float,
+) -> Array:
+    """-mean_b A_b log pi(slot_b) - entropy H(pi), []; its gradient is REINFORCE's estimate.
+
+    Args:
+        logits_of: params -> [N].
+        occupied: bool [N].
+        slots, advantage: [B].
+    """
+    log_pi = log_probabilities(logits_of(params), occupied)
+    finite = jnp.where(occupied, log_pi, 0.0)
+    bonus = -jnp.sum(jnp.where(occupied, jnp.exp(finite) * finite, 0.0))
+    return -jnp.mean(advantage * finite[slots]) - entropy * bonus

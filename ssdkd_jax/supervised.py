@@ -1,0 +1,94 @@
+"""Training on labelled images: the teacher beforehand, and the real-image yardstick afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ssdkd_jax import augment, losses, optimization, parallel
+from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network
+
+
+class Recipe(NamedTuple):
+    """How a network is fitted to labelled images.
+
+    Attributes:
+        epochs: passes over the images.
+        batch: global batch.
+        tx: the optimiser.
+        view: augmentation.
+    """
+
+    epochs: int
+    batch: int
+    tx: optax.GradientTransformation
+    view: augment.View
+
+
+def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
+    """(state, images uint8 [M, H, W, D], labels [M], order [M], key) -> (state, metrics).
+
+    An epoch visits the images in `order` and leaves out the last, incomplete batch.
+    """
+
+    def step(state: ModelState, images: Array, labels: Array, order: Array, key: Key) -> tuple[ModelState, Metrics]:
+        index = state.step % (order.shape[0] // recipe.batch)
+        rows = parallel.own_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
+        keys = parallel.own_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
+        x, y = jax.vmap(recipe.view)(keys, augment.to_float(images[rows])), labels[rows]
+
+        def loss(params: dict) -> tuple[Array, tuple]:
+            logits, variables = network.train({**state.variables, "params": params}, x)
+            value = losses.cross_entropy(logits, y).mean()
+            return value, (variables, value, jnp.mean(logits.argmax(-1) == y))
+
+        state, (value, accuracy) = optimization.update(state, recipe.tx, loss, axis)
+        return state, parallel.mean({"loss": value, "accuracy": accuracy}, axis)
+
+    return step
+
+
+def fit(
+    network: Network,
+    recipe: Recipe,
+    state: ModelState,
+    images: np.ndarray,
+    labels: np.ndarray,
+    key: Key,
+    on_epoch: Callable[[int, ModelState, dict[str, float]], None],
+) -> ModelState:
+    """Run the recipe from wherever `state` stands.
+
+    Args:
+        network: bound to `parallel.AXIS`.
+        state: placed on the devices (`parallel.to_devices`).
+        images, labels: the whole set, uint8 [M, H, W, D] and int [M].
+        on_epoch: called with (epochs done, state, mean metrics) after each.
+
+    Raises:
+        ValueError: when there are fewer images than a batch.
+        FloatingPointError: when the loss is not finite.
+    """
+    if len(images) < recipe.batch:
+        raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
+    steps = len(images) // recipe.batch
+    epoch_steps = parallel.repeat(make_step(network, recipe, parallel.AXIS), steps)
+    key_order, key_view = jax.random.split(key)
+    shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
+    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
+    key_view = parallel.to_devices(key_view)
+    for epoch in range(int(parallel.unreplicate(state.step)) // steps, recipe.epochs):
+        order = parallel.to_devices(shuffle(epoch))
+        state, history = epoch_steps(state, *fixed, order, key_view)
+        metrics = {name: float(values.mean()) for name, values in parallel.fetch(history).items()}
+        if not np.isfinite(metrics["loss"]):
+            raise FloatingPointError(
+                f"Supervised training: the loss is {metrics['loss']} in epoch {epoch + 1}; lower the learning rate."
+            )
+        on_epoch(epoch + 1, state, metrics)
+    return state

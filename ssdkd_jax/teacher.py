@@ -1,0 +1,92 @@
+"""The frozen teacher: its logits, the BatchNorm statistics it sees, and its answers to fixed views."""
+
+from __future__ import annotations
+
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssdkd_jax import augment
+from ssdkd_jax.losses import Moments, batch_moments
+from ssdkd_jax.types import Array, Network, Variables
+
+DEFAULT_BN_WEIGHT = 10.0
+
+
+def apply_with_moments(
+    network: Network, variables: Variables, images: Array, axis: str | None = None
+) -> tuple[Array, list[Moments]]:
+    """Logits, and the moments at the input of every BatchNorm, in the order of execution.
+
+    The layers are intercepted, so that any linen module serves unchanged. Runs in eval mode.
+
+    Args:
+        images: [B, H, W, D] in [0, 1].
+        axis: pmap axis over which the batch's moments are taken, or None.
+    """
+    moments: list[Moments] = []
+
+    def observe(layer, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            running = (context.module.get_variable("batch_stats", name) for name in ("mean", "var"))
+            moments.append(Moments(*batch_moments(args[0], axis), *running))
+        return layer(*args, **kwargs)
+
+    with nn.intercept_methods(observe):
+        logits = network.apply(variables, images)
+    return logits, moments
+
+
+def check_batch_norm(variables: Variables, weight: float | None) -> float:
+    """The weight of the BatchNorm term that this teacher allows.
+
+    Args:
+        weight: as configured; None asks for the term only where the teacher has BatchNorm.
+
+    Raises:
+        ValueError: when the term is asked for and the teacher has no BatchNorm.
+    """
+    if jax.tree.leaves(variables.get("batch_stats", {})):
+        return DEFAULT_BN_WEIGHT if weight is None else weight
+    if weight:
+        raise ValueError(
+            f"inversion.bn = {weight} asks for BatchNorm matching, but the teacher has no BatchNorm; "
+            "set it to 0 (or None)."
+        )
+    warnings.warn(
+        "The teacher has no BatchNorm, so the BatchNorm term is off: images are guided by classes and "
+        "the student's errors alone, look less like the data, and the student is usually several points worse.",
+        stacklevel=2,
+    )
+    return 0.0
+
+
+def seeds_to_views(view: augment.View, seeds: Array, numbers: Array, images: Array) -> Array:
+    """View `numbers[b]` of each image, the same each time: the slot's seed decides it.
+
+    View 0 is the image as it is.
+
+    Args:
+        seeds: uint32 [B], drawn when the slot was filled.
+        numbers: int [B].
+        images: [B, H, W, D] in [0, 1].
+    """
+
+    def one(seed: Array, number: Array, image: Array) -> Array:
+        random_view = view(jax.random.fold_in(jax.random.key(seed), number), image)
+        return jnp.where(number == 0, image, random_view)
+
+    return jax.vmap(one)(seeds, numbers, images)
+
+
+def view_logits(
+    network: Network, variables: Variables, view: augment.View, seeds: Array, images: Array, views: int
+) -> Array:
+    """The teacher's logits on `views` fixed views of each image: [B, V, C]."""
+    batch = images.shape[0]
+    numbers = jnp.repeat(jnp.arange(views), batch)
+    every_view = seeds_to_views(view, jnp.tile(seeds, views), numbers, jnp.tile(images, (views, 1, 1, 1)))
+    logits = network.apply(variables, every_view)
+    return jnp.moveaxis(logits.reshape(views, batch, *logits.shape[1:]), 0, 1)

@@ -1,0 +1,152 @@
+"""State pytrees and the contracts that the stations of the pipeline share.
+
+Legend of shapes, used in every docstring of the package:
+
+    B  images in a batch          N  slots of the replay buffer
+    C  classes                    Z  size of the latent z
+    V  cached teacher views       H, W, D  image height, width and channels
+
+Images are float32 in [0, 1] wherever they are computed with, and uint8 in
+[0, 255] wherever they are stored. States are immutable; a step returns a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import optax
+
+Array = jax.Array
+Key = jax.Array
+Variables = Mapping[str, Any]
+Metrics = dict[str, Array]
+
+
+class Network(NamedTuple):
+    """A classifier (or generator) as pure functions of its variables.
+
+    Attributes:
+        init: key -> variables.
+        apply: (variables, inputs) -> outputs, with the running BatchNorm statistics.
+        train: (variables, inputs) -> (outputs, variables), with the statistics of
+            the batch; the returned variables hold the updated running ones.
+    """
+
+    init: Callable[[Key], Variables]
+    apply: Callable[[Variables, Array], Array]
+    train: Callable[[Variables, Array], tuple[Array, Variables]]
+
+
+class Task(NamedTuple):
+    """What is learnt: every function reduces to one number per image.
+
+    Attributes:
+        classes: C.
+        targets: (key, asked [C] probabilities, n) -> n targets for the generator.
+        target_loss: (logits, targets) -> [B].
+        distillation_loss: (teacher logits, student logits) -> [B].
+        adversarial_loss: (teacher logits, student logits) -> [B], lower where they disagree.
+        gap: (teacher logits, student logits) -> [B], the priority delta of an image.
+        class_probabilities: logits -> [B, C].
+        metrics: (logits, labels) -> {name: [B]}, averaged over the evaluation set.
+    """
+
+    classes: int
+    targets: Callable[[Key, Array, int], Array]
+    target_loss: Callable[[Array, Array], Array]
+    distillation_loss: Callable[[Array, Array], Array]
+    adversarial_loss: Callable[[Array, Array], Array]
+    gap: Callable[[Array, Array], Array]
+    class_probabilities: Callable[[Array], Array]
+    metrics: Callable[[Array, Array], Metrics]
+
+
+@chex.dataclass(frozen=True)
+class Sharded:
+    """Marks arrays whose leading axis is split over the devices; all else is replicated."""
+
+    rows: Any
+
+
+@chex.dataclass(frozen=True)
+class ModelState:
+    """A network in training.
+
+    Attributes:
+        variables: 'params' and, where the network has any, 'batch_stats'.
+        opt_state: state of the optax optimiser.
+        step: int32 [], updates made.
+    """
+
+    variables: Variables
+    opt_state: optax.OptState
+    step: Array
+
+
+@chex.dataclass(frozen=True)
+class Batch:
+    """What the student sees in one step; `B` rows on this device.
+
+    Attributes:
+        images: [B, H, W, D] float32 in [0, 1], the drawn images under the drawn view.
+        teacher_logits: [B, C] (dense tasks [B, H, W, C]), the teacher's answer to that view.
+        weights: [B] importance weights w_i.
+        slots: int32 [B], where the images stand in the buffer.
+    """
+
+    images: Array
+    teacher_logits: Array
+    weights: Array
+    slots: Array
+
+
+class Synthesis(NamedTuple):
+    """The part of a round that makes images; its three functions run once, `steps` times, once.
+
+    Attributes:
+        begin: (state, key) -> work, the scratch state of this round.
+        step: (work, teacher variables, student variables) -> (work, metrics).
+        finish: (work, state, teacher variables, student, key) -> (state, metrics).
+        steps: how often `step` runs between the two.
+    """
+
+    begin: Callable[..., Any]
+    step: Callable[..., tuple[Any, Metrics]]
+    finish: Callable[..., tuple[Any, Metrics]]
+    steps: int
+
+
+class Method(NamedTuple):
+    """A data-free method, as a record of pure functions.
+
+    Attributes:
+        init: key -> state.
+        synthesis: how the images of a round are made.
+        sample: (state, teacher variables, student step, key) -> Batch.
+        feedback: (state, batch, gaps [B], student step) -> state, what the student's answer changes.
+    """
+
+    init: Callable[..., Any]
+    synthesis: Synthesis
+    sample: Callable[..., Batch]
+    feedback: Callable[..., Any]
+
+
+@chex.dataclass(frozen=True)
+class TrainState:
+    """Everything that a run is made of; what a checkpoint holds.
+
+    Attributes:
+        method: the method's state (generator, buffer, sampler).
+        student: the student in training.
+        round: int32 [], rounds completed.
+        key: the seed of the run; every step folds its own number into it.
+    """
+
+    method: Any
+    student: ModelState
+    round: Array
+    key: Key
