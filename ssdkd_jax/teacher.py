@@ -52,7 +52,7 @@ def check_batch_norm(variables: Variables, weight: float | None) -> float:
         return DEFAULT_BN_WEIGHT if weight is None else weight
     if weight:
         raise ValueError(
-            f"inversion.bn = {weight} asks for BatchNorm matching, but the teacher has no BatchNorm; "
+            f"synthesis.bn = {weight} asks for BatchNorm matching, but the teacher has no BatchNorm; "
             "set it to 0 (or None)."
         )
     warnings.warn(
