@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -42,10 +43,11 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parse the flags; an unknown config field is one sentence that names the nearest."""
     try:
         return flags.FLAGS(argv)
-    except AttributeError as error:
-        field, _, hint = str(error).strip("'").replace("\\n", "\n").replace("\\'", "'").partition("\n")
-        near = hint.split('"')[1] if '"' in hint else ""
-        sys.exit(f"Error: the config has no field {field.strip()}" + (f"; did you mean '{near}'?" if near else "."))
+    except (AttributeError, KeyError) as error:
+        patterns = (r"^\W*(?:Key\W+)?(\w+)", r"Did you mean\W+(\w+)")
+        field, near = (re.search(pattern, str(error)) for pattern in patterns)
+        hint = f"; did you mean '{near.group(1)}'?" if near else "."
+        sys.exit(f"Error: the config has no field '{field.group(1)}'{hint}" if field else f"Error: {error}")
     except (flags.Error, FileNotFoundError, TypeError) as error:
         sys.exit(f"Error: {error}")
 

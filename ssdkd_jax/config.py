@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def default() -> ConfigDict:
-    """The configuration that every file in configs/ starts from."""
+    """The configuration that every file in configs/ starts from; locked, so that no field can be added."""
     return ConfigDict(
         dict(
             seed=0,  # decides the whole run
@@ -42,7 +42,7 @@ def default() -> ConfigDict:
                 lr_latent=1e-2,
                 start="sequential",  # or reptile, first_order: how the generator begins a round
                 lr_meta=1e-2,  # of the outer Adam of the two meta starts
-                bn=None,  # weight of BN match; None: 10 if the teacher has BatchNorm, else off
+                bn=config_dict.placeholder(float),  # weight of BN match; None: 10 if the teacher has any, else off
                 oh=0.5,  # weight of the class targets
                 adv=1.0,  # weight of the adversarial term
             ),
@@ -79,4 +79,4 @@ def default() -> ConfigDict:
             yardstick=True,  # also train the student on as many real images as the buffer holds
             measure_unit=False,  # also time one distillation step with the teacher in the loop
         )
-    )
+    ).lock()
