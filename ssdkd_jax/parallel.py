@@ -128,6 +128,16 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree, is_leaf=_is_sharded)
 
 
+def first_copies(tree: Any) -> dict[str, np.ndarray]:
+    """The replicated leaves by name, as the first device holds them; `Sharded` parts are left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_sharded)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf.addressable_shards[0].data)
+        for path, leaf in leaves
+        if not _is_sharded(leaf)
+    }
+
+
 def padded(rows: int) -> int:
     """The smallest row count >= `rows` that divides by the local devices."""
     count = jax.local_device_count()

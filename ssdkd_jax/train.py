@@ -138,11 +138,12 @@ def run(
         on_round: called with (rounds done, state, mean metrics) after each round.
 
     Raises:
-        FloatingPointError: at the first loss that is not finite, before `on_round` could save it.
+        FloatingPointError: at the first loss or weight that is not finite, before `on_round` could save it.
     """
     for number in range(int(parallel.unreplicate(state.round)), plan.rounds):
         state, history = run_round(programs, state, teacher, clock, number >= plan.warmup)
         check_finite(history, number)
+        check_state(state, number)
         on_round(number + 1, state, {name: float(values.mean()) for name, values in history.items()})
     return state
 
@@ -155,4 +156,17 @@ def check_finite(history: dict[str, np.ndarray], number: int) -> None:
             raise FloatingPointError(
                 f"'{name}' is {values[bad[0]]} in round {number + 1}, step {bad[0] + 1}; the last good checkpoint "
                 "is kept: lower the learning rate of that stage and start again."
+            )
+
+
+def check_state(state: TrainState, number: int) -> None:
+    """Raise FloatingPointError, which names the array, where the state after a round is not finite.
+
+    The losses of a round were measured before its last update, and so do not tell of it.
+    """
+    for name, values in parallel.first_copies(state).items():
+        if not np.isfinite(values).all():
+            raise FloatingPointError(
+                f"'{name}' is not finite after round {number + 1}; the last good checkpoint is kept: lower the "
+                "learning rate of that stage and start again."
             )
