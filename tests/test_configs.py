@@ -1,0 +1,79 @@
+"""Every configuration in configs/ builds, and the process environment keeps what the user set."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from ssdkd_jax import build, runtime
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+INPUTS = {
+    "digits": build.Inputs((16, 16, 1), 10, (0.3,), (0.4,)),
+    "fashion_mnist": build.Inputs((28, 28, 1), 10, (0.3,), (0.4,)),
+    "cifar10": build.Inputs((32, 32, 3), 10, (0.5,) * 3, (0.2,) * 3),
+    "cifar100": build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.2,) * 3),
+}
+
+
+def get_config(path):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config()
+
+
+def test_there_are_configurations():
+    assert {"digits", "fashion_mnist"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configuration_fits_its_data_and_models(path, one_device):
+    config = get_config(path)
+    inputs = INPUTS[config.data.name]
+    teacher = build.network(config.teacher.model, inputs)
+    variables = jax.eval_shape(lambda: teacher.init(jax.random.key(0)))
+    job = build.job(config, inputs, teacher, variables)
+    assert job.plan.rounds > job.plan.warmup
+    assert build.student_steps(config) == (job.plan.rounds - job.plan.warmup) * job.plan.distill_steps
+    assert build.yardstick_recipe(config).batch <= config.buffer.size
+    assert config.lock().is_locked
+
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the allocator's setting is glibc's")
+
+
+@LINUX
+def test_environment_adds_huge_pages_to_the_users_tunables():
+    added = runtime.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"})
+    assert added["GLIBC_TUNABLES"].split(":") == ["glibc.malloc.arena_max=2", "glibc.malloc.hugetlb=1"]
+
+
+@LINUX
+def test_environment_leaves_the_users_own_choice_of_pages():
+    assert "GLIBC_TUNABLES" not in runtime.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
+
+
+def test_environment_keeps_the_users_xla_flags(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 12))
+    added = runtime.cpu_environment({"XLA_FLAGS": "--xla_dump_to=/x"})
+    assert added["XLA_FLAGS"].split()[0] == "--xla_dump_to=/x"
+    assert len(added["XLA_FLAGS"].split()) > 1
+    assert "XLA_FLAGS" not in runtime.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
+
+
+def test_environment_that_is_complete_gets_nothing():
+    once = runtime.cpu_environment({})
+    assert runtime.cpu_environment(once) == {}
+
+
+def test_an_explicit_cpu_platform_is_no_accelerator():
+    assert not runtime.has_accelerator({"JAX_PLATFORMS": "cpu"})
+
+
+def test_scripts_do_not_restart_twice(monkeypatch):
+    monkeypatch.setenv(runtime.MARK, "0")
+    monkeypatch.setattr("os.execve", lambda *_: pytest.fail("restarted"))
+    runtime.prepare()

@@ -1,0 +1,134 @@
+"""What a user can get wrong, each answered in one sentence."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ssdkd_jax import build, config, models, optimization, parallel, supervised
+
+
+def message(error):
+    return str(error.value)
+
+
+def check(teacher_variables, inputs=tiny.INPUTS, **fields):
+    build.check(tiny.make_config(**fields), inputs, tiny.teacher_network(), teacher_variables)
+
+
+def test_the_tiny_configuration_itself_passes(teacher_variables):
+    check(teacher_variables)
+
+
+@pytest.mark.parametrize("batch", ["synthesis__batch", "student__batch"])
+def test_a_buffer_smaller_than_a_batch(teacher_variables, batch):
+    with pytest.raises(ValueError, match=r"buffer\.size = 20 is smaller than a batch .*24.*; make it"):
+        check(teacher_variables, **{batch: 24})
+
+
+@pytest.mark.parametrize("batch", ["synthesis", "student"])
+def test_a_batch_that_does_not_divide_by_the_devices(teacher_variables, batch):
+    with pytest.raises(ValueError, match=rf"{batch}\.batch = 12 does not divide by the 8 devices; use a multiple of 8"):
+        check(teacher_variables, **{f"{batch}__batch": 12})
+
+
+def test_one_device_takes_any_batch(teacher_variables, one_device):
+    check(teacher_variables, synthesis__batch=11, student__batch=13)
+
+
+def test_class_counts_that_differ(teacher_variables):
+    with pytest.raises(ValueError, match="teacher answers 3 classes but the student and the data have 5"):
+        check(teacher_variables, tiny.INPUTS._replace(classes=5))
+
+
+def test_a_run_that_is_all_warmup(teacher_variables):
+    with pytest.raises(ValueError, match=r"schedule\.warmup = 4 leaves none of the 4 rounds"):
+        check(teacher_variables, schedule__warmup=4)
+
+
+@pytest.mark.parametrize("shape", [(10, 8, 1), (8, 30, 1)])
+def test_an_image_size_that_a_wrn_cannot_take(shape):
+    inputs = tiny.INPUTS._replace(image_shape=shape)
+    wide = tiny.make_config(teacher__model="wrn10_1", student__model="wrn10_1")
+    teacher = models.bind(models.by_name("wrn10_1", 3), tiny.SHAPE)
+    with pytest.raises(ValueError, match=rf"divisible by 4, not \({shape[0]}, {shape[1]}\)"):
+        variables = jax.eval_shape(lambda: teacher.init(jax.random.key(0)))
+        build.check(wide, inputs, build.network("wrn10_1", inputs, None), variables)
+
+
+def test_an_image_size_that_the_generator_cannot_make():
+    generator = models.bind(models.Generator((10, 8, 1), 2), (6,))
+    with pytest.raises(ValueError, match=r"divisible by 4, not \(10, 8\)"):
+        jax.eval_shape(generator.init, jax.random.key(0))
+
+
+@pytest.mark.parametrize(("name", "near"), [("wrn16x1", "wrn16_1"), ("resnet", "wrn"), ("wrn40-2", "wrn40_2")])
+def test_an_unknown_model_is_answered_with_the_nearest(name, near):
+    with pytest.raises(ValueError, match=f"Unknown model '{name}'; did you mean '{near}"):
+        models.by_name(name, 10)
+
+
+@pytest.mark.parametrize("name", ["no_such_package:Net", "tiny:NoSuchClass"])
+def test_a_model_that_cannot_be_imported(name):
+    with pytest.raises(ValueError, match=f"Cannot import model '{name}' .*'package.module:Class'"):
+        models.by_name(name, 10)
+
+
+def test_a_wrn_depth_that_does_not_exist():
+    network = models.bind(models.by_name("wrn17_1", 3), tiny.SHAPE)
+    with pytest.raises(ValueError, match="WRN depth 17 is not 6 n \\+ 4"):
+        jax.eval_shape(network.init, jax.random.key(0))
+
+
+def test_an_unknown_sampler():
+    with pytest.raises(ValueError, match=r"sampler\.name = 'greedy' is not one of uniform, priority, policy_gradient"):
+        build.settings(tiny.make_config(sampler__name="greedy"), tiny.INPUTS, 1.0)
+
+
+def test_an_unknown_start():
+    with pytest.raises(ValueError, match=r"synthesis\.start = 'maml' is not one of sequential, reptile, first_order"):
+        build.settings(tiny.make_config(synthesis__start="maml"), tiny.INPUTS, 1.0)
+
+
+def assign(config):
+    config.student.temprature = 4.0
+
+
+def update(config):
+    config.student.update(temprature=4.0)
+
+
+@pytest.mark.parametrize("write", [assign, update])
+def test_an_unknown_field_in_a_config_file_names_the_nearest(write):
+    with pytest.raises((AttributeError, KeyError), match='Did you mean "temperature"'):
+        write(config.default())
+
+
+@pytest.mark.parametrize("rows", [7, 8])
+def test_supervised_training_needs_a_whole_batch_and_stops_at_a_loss_that_is_not_finite(rows):
+    network = models.bind(tiny.Linear(3), tiny.SHAPE, axis=parallel.AXIS)
+    recipe = supervised.Recipe(1, 8, optimization.sgd(0.1, 10, 0.0, 0.1), lambda key, image: image)
+    state = optimization.init(network, recipe.tx, jax.random.key(0))
+    state = state.replace(variables=jax.tree.map(lambda x: np.nan * x, state.variables))
+    images, labels = np.zeros((rows, *tiny.SHAPE), np.uint8), np.zeros(rows, np.int32)
+    expected = {
+        7: (ValueError, "7 images are fewer than one batch of 8; lower the batch size"),
+        8: (FloatingPointError, "the loss is nan in epoch 1; lower the learning rate"),
+    }[rows]
+    with pytest.raises(expected[0], match=expected[1]):
+        supervised.fit(
+            network,
+            recipe,
+            parallel.to_devices(state),
+            images,
+            labels,
+            jax.random.key(0),
+            lambda *_: pytest.fail("saved"),
+        )
+
+
+def test_every_sentence_ends_once(teacher_variables):
+    with pytest.raises(ValueError) as error:
+        check(teacher_variables, synthesis__batch=24)
+    assert message(error).endswith(".")
+    assert "\n" not in message(error)

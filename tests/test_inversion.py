@@ -1,0 +1,175 @@
+"""The inversion loss and its gradients, and which of the inner steps' images are kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ssdkd_jax import inversion, models, modulation
+from ssdkd_jax.tasks import classification
+
+WEIGHTS = inversion.Weights(bn=2.0, oh=0.5, adv=1.5)
+COUNTS = jnp.array([6, 3, 1])
+
+
+def no_phi(class_counts, labels, confidence):
+    return jnp.ones_like(confidence)
+
+
+def work_of(z, variables):
+    return inversion.Work(
+        z=z,
+        targets=jnp.arange(z.shape[0]) % tiny.CLASSES,
+        class_counts=COUNTS,
+        variables=variables,
+        opt_state=(),
+        z_opt_state=(),
+        summed=(),
+        best_loss=jnp.array(jnp.inf),
+        best_images=jnp.zeros((z.shape[0], *tiny.SHAPE)),
+    )
+
+
+@pytest.fixture(scope="module")
+def problem(teacher_variables):
+    """(loss maker, work, teacher variables, student variables)."""
+    generator = models.bind(models.Generator(tiny.SHAPE, 2), (6,))
+    network = tiny.teacher_network()
+    student = network.init(jax.random.key(1))
+    task = classification.make(tiny.CLASSES, 4.0)
+
+    def make(phi, weights=WEIGHTS):
+        return inversion.make_loss(inversion.Models(generator, network, network), task, weights, phi, 5.0, None)
+
+    work = work_of(jax.random.normal(jax.random.key(2), (8, 6)), generator.init(jax.random.key(3)))
+    return make, work, teacher_variables, student, network
+
+
+def differentiate(loss, problem):
+    _, work, teacher, student, _ = problem
+    gradient = jax.jit(jax.grad(lambda p, z: loss(p, z, work, teacher, student)[0], argnums=(0, 1)))
+    return gradient(work.variables["params"], work.z)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms_over_the_generated_images(problem):
+    make, work, teacher, student, network = problem
+    phi = modulation.make(True, True, 2.0)
+    total, (x, _, metrics) = jax.jit(make(phi))(work.variables["params"], work.z, work, teacher, student)
+    f_t, f_s = network.apply(teacher, x), network.apply(student, x)
+    p = tiny.softmax(f_t)
+    of_target = p[np.arange(8), np.asarray(work.targets)]
+    w = (1 - np.asarray(COUNTS)[p.argmax(-1)] / 10) * 1.5 * (1 - of_target) ** 2
+    w = np.minimum(w / w.mean(), 5.0)
+    oh = np.mean(w * -np.log(of_target))
+    agree = np.asarray(f_t).argmax(-1) == np.asarray(f_s).argmax(-1)
+    adv = np.mean(w * agree * -tiny.kl(f_t, f_s))
+    assert agree.any()
+    assert float(metrics["oh"]) == pytest.approx(oh, rel=1e-4)
+    assert float(metrics["adv"]) == pytest.approx(adv, rel=1e-3)
+    conv, dimensions = teacher["params"]["Conv_0"], ("NHWC", "HWIO", "NHWC")
+    normalised = (x - 0.4) / 0.3
+    h = jax.lax.conv_general_dilated(normalised, conv["kernel"], (2, 2), "SAME", dimension_numbers=dimensions)
+    h = np.asarray(h + conv["bias"], np.float64)
+    stats = teacher["batch_stats"]["BatchNorm_0"]
+    bn = np.linalg.norm(h.mean((0, 1, 2)) - stats["mean"]) + np.linalg.norm(h.var((0, 1, 2)) - stats["var"])
+    assert float(metrics["bn"]) == pytest.approx(bn, rel=1e-4)
+    assert float(total) == pytest.approx(2.0 * bn + 0.5 * oh + 1.5 * adv, rel=1e-4)
+    assert float(metrics["confidence"]) == pytest.approx(of_target.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("argument", ["generator", "latents"])
+def test_gradient_is_the_finite_difference_of_the_loss(problem, argument):
+    make, work, teacher, student, _ = problem
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (work.variables["params"], work.z))
+        loss = make(no_phi)
+        value = jax.jit(lambda p, z: loss(p, z, work, teacher, student)[0])
+        which = ["generator", "latents"].index(argument)
+        gradient = jax.jit(jax.grad(value, argnums=which))(*wide)
+        rng = np.random.default_rng(0)
+        direction = jax.tree.map(lambda x: rng.normal(size=x.shape), wide[which])
+        step = 1e-6
+
+        def moved(sign):
+            arguments = list(wide)
+            arguments[which] = jax.tree.map(lambda x, d: x + sign * step * d, wide[which], direction)
+            return float(value(*arguments))
+
+        slope = (moved(1) - moved(-1)) / (2 * step)
+        inner = sum(np.sum(g * d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    assert abs(slope) > 1e-2
+    assert float(inner) == pytest.approx(slope, rel=1e-4)
+
+
+def test_phi_acts_as_a_constant_in_the_gradient(problem):
+    make, work, teacher, student, network = problem
+    phi = modulation.make(True, True, 2.0)
+    weights = inversion.Weights(bn=0.0, oh=1.0, adv=1.0)
+    images = jax.jit(make(phi))(work.variables["params"], work.z, work, teacher, student)[1][0]
+    p = tiny.softmax(network.apply(teacher, images))
+    of_target = jnp.asarray(p[np.arange(8), np.asarray(work.targets)], jnp.float32)
+    frozen = phi(COUNTS, jnp.asarray(p.argmax(-1)), of_target)
+    moving, fixed = (differentiate(make(f, weights), problem) for f in (phi, lambda *_: frozen))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), moving, fixed)
+    assert np.ptp(frozen) > 0.1 * np.max(frozen)
+
+
+@pytest.mark.parametrize("rate", [0.3, 1.2])
+def test_the_images_of_the_lowest_loss_are_kept(rate):
+    def loss(params, z, work, teacher, student):
+        x = jnp.zeros((2, *tiny.SHAPE)) + params["a"]
+        value = 0.5 * params["a"] ** 2 + 0.0 * z.sum()
+        return value, (x, {"params": params}, {"inversion": value})
+
+    tx = optax.sgd(rate * 2)  # 0.6: |a| falls each step; 2.4: it grows
+    work = work_of(jnp.zeros((2, 6)), {"params": {"a": jnp.array(3.0)}})
+    work = work.replace(opt_state=tx.init(work.variables["params"]), z_opt_state=tx.init(work.z))
+    work = work.replace(summed={"a": jnp.array(0.0)})
+    step = jax.jit(inversion.make_step(loss, tx, tx, None))
+    a, seen = 3.0, []
+    for _ in range(4):
+        seen.append(a)
+        work, _ = step(work, {}, {})
+        a -= 2 * rate * a
+    best = min(seen, key=abs)
+    assert best == (seen[-1] if rate == 0.3 else seen[0])
+    np.testing.assert_allclose(work.best_images, best, rtol=1e-5)
+    np.testing.assert_allclose(work.best_loss, 0.5 * best**2, rtol=1e-5)
+    np.testing.assert_allclose(work.variables["params"]["a"], a, rtol=1e-5)
+    np.testing.assert_allclose(work.summed["a"], sum(seen), rtol=1e-5)  # the gradient is a itself
+
+
+def test_inner_steps_lower_the_loss_and_move_both_latents_and_generator(single):
+    job, state, teacher = single
+    work = first = jax.jit(job.method.synthesis.begin)(state.method, jax.random.key(0))
+    step, history = jax.jit(job.method.synthesis.step), []
+    for _ in range(15):
+        work, metrics = step(work, teacher, state.student.variables)
+        history.append(float(metrics["inversion"]))
+    assert min(history[-3:]) < history[0]
+    assert not np.allclose(first.z, work.z)
+    assert not tiny.tree_equal(first.variables["params"], work.variables["params"])
+    assert float(work.best_loss) == min(history)
+
+
+def test_a_round_asks_the_classes_that_the_buffer_lacks(single):
+    job, state, _ = single
+    label = jnp.full(tiny.SLOTS, 2, jnp.int32)
+    full = state.method.buffer.replace(index=state.method.buffer.index.replace(label=label))
+    work = jax.jit(job.method.synthesis.begin)(state.method.replace(buffer=full), jax.random.key(0))
+    assert np.bincount(work.targets, minlength=3).tolist() == [8, 8, 0]
+
+
+def test_a_teacher_without_batch_norm_has_no_bn_term_and_still_inverts():
+    network = models.bind(tiny.Linear(tiny.CLASSES), tiny.SHAPE)
+    variables = network.init(jax.random.key(0))
+    with pytest.warns(UserWarning, match="no BatchNorm"):
+        job = tiny.build.job(tiny.make_config(), tiny.INPUTS, network, variables, None)
+    state = tiny.first_state(job)
+    work = jax.jit(job.method.synthesis.begin)(state.method, jax.random.key(0))
+    work, metrics = jax.jit(job.method.synthesis.step)(work, variables, state.student.variables)
+    assert float(metrics["bn"]) == 0.0
+    expected = 0.5 * metrics["oh"] + metrics["adv"]
+    assert float(metrics["inversion"]) == pytest.approx(float(expected), rel=1e-5)

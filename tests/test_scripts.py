@@ -1,0 +1,171 @@
+"""The scripts as a user runs them, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssdkd_jax import checkpoint, data
+from ssdkd_jax.models import saved
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "teacher.model": "tiny:Tiny",
+    "teacher.epochs": 2,
+    "teacher.batch": 64,
+    "student.model": "tiny:Tiny",
+    "student.batch": 16,
+    "synthesis.batch": 20,
+    "synthesis.inner_steps": 2,
+    "synthesis.latent": 16,
+    "synthesis.width": 4,
+    "buffer.size": 40,
+    "views.count": 2,
+    "schedule.rounds": 3,
+    "schedule.warmup": 1,
+    "schedule.distill_steps": 3,
+    "schedule.evaluate_every": 1,
+    "schedule.checkpoint_seconds": 0.0,
+}
+
+
+def overrides(**fields):
+    settings = TINY | {name.replace("__", "."): value for name, value in fields.items()}
+    return [f"--config.{name}={value}" for name, value in settings.items()]
+
+
+def environment(cache):
+    flags = "--xla_backend_optimization_level=0"
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT / "tests")}
+
+
+def start(cache, script, *arguments, config=ROOT / "configs" / "digits.py"):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "experiments" / script), f"--config={config}", *arguments],
+        env=environment(cache),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    """(exit code, stdout, stderr)."""
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, cache):
+    """The workdir of a finished run of distill.py, and its last line."""
+    workdir = tmp_path_factory.mktemp("run")
+    code, out, err = finish(start(cache, "distill.py", f"--workdir={workdir}", *overrides()))
+    assert code == 0, err
+    return workdir, out.strip().splitlines()[-1], err
+
+
+@pytest.fixture(scope="module")
+def summary(distilled):
+    return json.loads((distilled[0] / "summary.json").read_text())
+
+
+def test_summary_has_the_promised_numbers(summary):
+    for name in ("teacher_accuracy", "student_accuracy", "real_subset_accuracy"):
+        assert 0.0 <= summary[name] <= 1.0
+    assert summary["synthetic_images"] == 3 * 20
+    assert summary["buffer_size"] == 40
+    assert summary["distillation_steps"] == 2 * 3
+    assert summary["peak_memory_bytes"] > 50e6
+    assert {"teacher", "compilation", "synthesis", "distillation", "evaluation", "total"} <= summary["seconds"].keys()
+    assert {"python", "jax", "flax", "numpy"} <= summary["versions"].keys()
+    assert summary["seed"] == summary["config"]["seed"] == 0
+    assert summary["config"]["buffer"]["size"] == 40
+    assert [point["round"] for point in summary["curve"]] == [2, 3]
+
+
+def test_three_pictures_are_written(distilled):
+    for name in ("synthetic.png", "accuracy.png", "histograms.png"):
+        assert (distilled[0] / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_progress_and_the_last_line_say_what_happened(distilled, summary):
+    workdir, line, err = distilled
+    assert f"student_accuracy {summary['student_accuracy']:.4f}" in line
+    assert str(workdir) in line
+    assert "distillation" in err
+    assert "Traceback" not in err
+    assert list((workdir / "tensorboard").glob("events*"))
+
+
+def test_student_loads_in_three_lines_and_has_the_accuracy_of_the_summary(distilled, summary):
+    student, digits = saved.load(distilled[0] / "student", "tiny:Tiny"), data.load("digits")
+    predicted = np.asarray(student(jnp.asarray(digits.test_images / np.float32(255)))).argmax(-1)
+    assert (predicted == digits.test_labels).mean() == pytest.approx(summary["student_accuracy"], abs=0.0021)
+
+
+def test_evaluate_and_wrong_fields(distilled, summary, cache, tmp_path):
+    typo = tmp_path / "typo.py"
+    typo.write_text(
+        "from ssdkd_jax import config\n\n\ndef get_config():\n"
+        "    c = config.default()\n    c.student.update(temprature=1.0)\n    return c\n"
+    )
+    evaluate = start(cache, "evaluate.py", f"--checkpoint={distilled[0] / 'student'}", "--model=tiny:Tiny")
+    flag = start(cache, "distill.py", f"--workdir={tmp_path}", "--config.student.temprature=3")
+    file = start(cache, "train_teacher.py", f"--workdir={tmp_path}", config=typo)
+    code, out, err = finish(evaluate)
+    assert code == 0, err
+    answer = json.loads(out.strip().splitlines()[-1])
+    assert answer["accuracy"] == pytest.approx(summary["student_accuracy"], abs=1e-6)
+    assert answer["images"] == 500
+    for process in (flag, file):
+        code, _, err = finish(process)
+        assert code == 1
+        assert "Traceback" not in err
+        assert len(err.strip().splitlines()) == 1
+        assert "temprature" in err
+        assert "did you mean 'temperature'?" in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"buffer__size": 10}, "buffer.size = 10 is smaller than a batch"),
+        ({"data__name": "fashion_mnist", "data__folder": "/none"}, "No folder /none"),
+        ({"teacher__checkpoint": "/none"}, "No saved model in '/none'"),
+        ({"sampler__name": "greedy"}, "sampler.name = 'greedy' is not one of"),
+        ({"student__lr": 1e30}, "the last good checkpoint is kept"),
+        ({"teacher__lr": 1e30}, "lower the learning rate"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(tmp_path, cache, fields, sentence):
+    code, _, err = finish(start(cache, "distill.py", f"--workdir={tmp_path}", *overrides(**fields)))
+    assert code == 1
+    assert "Traceback" not in err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("Error: ")
+    assert sentence in last
+
+
+@pytest.mark.slow
+def test_train_teacher_leaves_what_distill_finds(tmp_path, cache):
+    code, out, err = finish(start(cache, "train_teacher.py", f"--workdir={tmp_path}", *overrides()))
+    assert code == 0, err
+    assert "tiny:Tiny" in out
+    before = checkpoint.restore(tmp_path / "teacher", dict(saved.load(tmp_path / "teacher", "tiny:Tiny").variables))[1]
+    code, _, err = finish(start(cache, "distill.py", f"--workdir={tmp_path}", *overrides()))
+    assert code == 0, err
+    assert "teacher" not in json.loads((tmp_path / "summary.json").read_text())["seconds"]
+    after = saved.load(tmp_path / "teacher", "tiny:Tiny").variables
+    np.testing.assert_array_equal(before["params"]["Dense_0"]["kernel"], after["params"]["Dense_0"]["kernel"])

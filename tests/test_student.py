@@ -1,0 +1,171 @@
+"""The distillation step, and the batches that a buffer with cached views hands out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ssdkd_jax import optimization, replay_buffer, student, train
+from ssdkd_jax.tasks import classification
+from ssdkd_jax.types import Batch
+
+TEMPERATURE = 3.0
+
+
+def batch_of(rng, weights):
+    n = len(weights)
+    return Batch(
+        images=tiny.images(0, n),
+        teacher_logits=jnp.asarray(rng.normal(0, 2, (n, tiny.CLASSES)), jnp.float32),
+        weights=jnp.asarray(weights, jnp.float32),
+        slots=jnp.arange(n),
+    )
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A linear student under plain gradient descent: (state, step)."""
+    network, tx = tiny.bound(tiny.Linear(tiny.CLASSES)), optax.sgd(1.0)
+    state = optimization.init(network, tx, jax.random.key(0))
+    return state, jax.jit(student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), tx, None))
+
+
+def kernel(state):
+    return np.asarray(state.variables["params"]["Dense_0"]["kernel"], np.float64)
+
+
+def test_update_is_the_hand_made_gradient_of_the_weighted_loss(rng, linear):
+    state, step = linear
+    weights = np.array([0.5, 2.0, 1.0, 0.0, 1.5, 1.0])
+    batch = batch_of(rng, weights)
+    after, _, metrics = step(state, batch)
+    x = np.asarray(batch.images, np.float64).reshape(6, -1)
+    t, s = np.asarray(batch.teacher_logits, np.float64), x @ kernel(state)
+    by_logits = TEMPERATURE * (tiny.softmax(s / TEMPERATURE) - tiny.softmax(t / TEMPERATURE))
+    gradient = x.T @ (weights[:, None] * by_logits) / 6
+    np.testing.assert_allclose(kernel(state) - kernel(after), gradient, rtol=1e-3, atol=1e-5)
+    loss = np.mean(weights * TEMPERATURE**2 * tiny.kl(t / TEMPERATURE, s / TEMPERATURE))
+    assert float(metrics["distillation"]) == pytest.approx(loss, rel=1e-4)
+    assert int(after.step) == 1
+
+
+def test_gaps_are_the_kl_of_each_image_before_the_step(rng, linear):
+    state, step = linear
+    batch = batch_of(rng, np.ones(6))
+    _, gaps, metrics = step(state, batch)
+    s = np.asarray(batch.images, np.float64).reshape(6, -1) @ kernel(state)
+    np.testing.assert_allclose(gaps, tiny.kl(batch.teacher_logits, s), rtol=1e-4)
+    assert float(metrics["gap"]) == pytest.approx(float(gaps.mean()), rel=1e-5)
+
+
+def test_an_image_of_weight_zero_teaches_nothing(rng, linear):
+    state, step = linear
+    batch = batch_of(rng, np.array([1.0, 0, 1, 0, 0, 0]))
+    other = batch.replace(images=batch.images.at[jnp.array([1, 3, 4, 5])].set(0.77))
+    assert tiny.tree_equal(step(state, batch)[0].variables, step(state, other)[0].variables)
+
+
+def test_a_student_with_the_teachers_answers_stands_still(rng, linear):
+    state, step = linear
+    batch = batch_of(rng, np.ones(6))
+    batch = batch.replace(teacher_logits=batch.images.reshape(6, -1) @ state.variables["params"]["Dense_0"]["kernel"])
+    np.testing.assert_allclose(kernel(step(state, batch)[0]), kernel(state), atol=1e-6)
+
+
+def test_batch_norm_statistics_move_by_a_tenth_towards_the_batch(rng):
+    network, tx = tiny.teacher_network(), optax.sgd(0.1)
+    state = optimization.init(network, tx, jax.random.key(0))
+    step = student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), tx, None)
+    batch = batch_of(rng, np.ones(6))
+    after, _, _ = jax.jit(step)(state, batch)
+    normalised = (batch.images - 0.4) / 0.3
+    conv = state.variables["params"]["Conv_0"]["kernel"]
+    h = jax.lax.conv_general_dilated(normalised, conv, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    stats = after.variables["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * h.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * h.var((0, 1, 2)), rtol=1e-3)
+
+
+def drawn_batches(job, state, teacher):
+    """Four batches, and how many of their images are not as they are stored."""
+    sample, images = jax.jit(job.method.sample), np.asarray(state.method.buffer.shards.rows.images)
+    batches = [sample(state.method, teacher, jnp.int32(0), jax.random.key(seed)) for seed in range(4)]
+    stored = [images[np.asarray(batch.slots)] / np.float32(255) for batch in batches]
+    pairs = zip(np.concatenate(stored), np.concatenate([batch.images for batch in batches]), strict=True)
+    return batches, sum(not np.allclose(a, b) for a, b in pairs)
+
+
+def check_logits(batches, teacher):
+    answer = jax.jit(tiny.teacher_network().apply)
+    for batch in batches:
+        np.testing.assert_allclose(batch.teacher_logits, answer(teacher, batch.images), rtol=1e-3, atol=1e-4)
+
+
+def test_cached_logits_are_the_teachers_on_the_view_handed_out(single):
+    job, state, teacher = single
+    assert state.method.buffer.shards.rows.logits.shape[1:] == (3, tiny.CLASSES)
+    batches, changed = drawn_batches(job, state, teacher)
+    check_logits(batches, teacher)
+    assert tiny.BATCH < changed < 4 * tiny.BATCH  # view 0, the image as it is, is one of three
+
+
+def test_without_a_cache_the_teacher_answers_in_the_loop(single):
+    _, state, teacher = single
+    job = tiny.job(tiny.make_config(views__count=0), teacher, axis=None)
+    rows = state.method.buffer.shards.rows
+    shards = state.method.buffer.shards.replace(rows=rows.replace(logits=rows.logits[:, :0]))
+    state = state.replace(method=state.method.replace(buffer=state.method.buffer.replace(shards=shards)))
+    empty = jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0)).method.buffer.shards.rows.logits
+    assert empty.shape == shards.rows.logits.shape
+    batches, changed = drawn_batches(job, state, teacher)
+    check_logits(batches, teacher)
+    assert changed > 3 * tiny.BATCH
+
+
+def test_cached_logits_do_not_run_the_teacher(single):
+    job, state, teacher = single
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), teacher)
+    batch = jax.jit(job.method.sample)(state.method, broken, jnp.int32(0), jax.random.key(0))
+    assert jnp.isfinite(batch.teacher_logits).all()
+
+
+def test_feedback_refreshes_gap_and_age_of_the_drawn_slots_only(single):
+    job, state, teacher = single
+    before = state.method.buffer.index
+    batch = jax.jit(job.method.sample)(state.method, teacher, jnp.int32(5), jax.random.key(1))
+    gaps = jnp.arange(tiny.BATCH, dtype=jnp.float32)
+    after = jax.jit(job.method.feedback)(state.method, batch, gaps, jnp.int32(5)).buffer.index
+    slots = np.asarray(batch.slots)
+    for slot in range(tiny.SLOTS):
+        rows = np.flatnonzero(slots == slot)
+        expected = rows.mean() if rows.size else before.gap[slot]
+        assert float(after.gap[slot]) == pytest.approx(float(expected), rel=1e-6)
+        assert int(after.drawn[slot]) == (5 if rows.size else int(before.drawn[slot]))
+
+
+def test_what_is_stored_of_a_newcomer_is_the_teachers_view_of_the_stored_image(single):
+    _, state, teacher = single
+    index, rows = state.method.buffer.index, state.method.buffer.shards.rows
+    filled = np.flatnonzero(np.asarray(index.occupied))
+    assert len(filled) == tiny.BATCH
+    x = jnp.asarray(np.asarray(rows.images)[filled] / np.float32(255))
+    answer = jax.jit(tiny.teacher_network().apply)
+    f_t, f_s = answer(teacher, x), answer(state.student.variables, x)
+    p = tiny.softmax(f_t)
+    np.testing.assert_array_equal(np.asarray(index.label)[filled], p.argmax(-1))
+    np.testing.assert_allclose(np.asarray(index.confidence)[filled], p.max(-1), rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(index.gap)[filled], tiny.kl(f_t, f_s), rtol=1e-3, atol=1e-5)
+
+
+def test_repeated_synthesis_fills_the_buffer_and_evens_out_its_classes(single):
+    job, state, teacher = single
+    label = jnp.zeros(tiny.SLOTS, jnp.int32)
+    full = state.method.buffer.replace(index=state.method.buffer.index.replace(label=label))
+    state = state.replace(method=state.method.replace(buffer=full))
+    before = np.array([tiny.SLOTS, 0, 0])
+    state = tiny.synthesize(job, state, teacher)
+    counts = np.asarray(replay_buffer.class_counts(state.method.buffer.index, tiny.CLASSES))
+    assert counts.sum() == tiny.SLOTS
+    assert counts.max() < before.max()

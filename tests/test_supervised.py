@@ -1,0 +1,90 @@
+"""Training and evaluation on labelled images, and the optimiser's schedule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from ssdkd_jax import augment, evaluation, models, optimization, parallel, supervised
+from ssdkd_jax.tasks import classification
+
+
+def rates(lr, steps, warmup):
+    """The learning rate of each step, read from unit gradients without momentum."""
+    tx = optimization.sgd(lr, steps, 0.0, warmup)
+    params = {"w": jnp.array(0.0)}
+
+    def step(state, number):
+        fresh = jax.tree.map(lambda x: jnp.zeros_like(x) if x.dtype == jnp.float32 else x, state)
+        updates, state = tx.update({"w": jnp.array(1.0)}, fresh, params)
+        return state, -updates["w"] / 1.9  # Nesterov: gradient + .9 of the trace, which is the gradient
+
+    return np.asarray(jax.lax.scan(step, tx.init(params), jnp.arange(steps))[1])
+
+
+def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
+    expected = [0.4 * i / 5 for i in range(5)]
+    expected += [0.4 * 0.5 * (1 + np.cos(np.pi * i / 15)) for i in range(15)]
+    np.testing.assert_allclose(rates(0.4, 20, 0.25), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_is_added_to_the_gradient_before_momentum():
+    tx = optimization.sgd(0.5, 100, 0.1, 0.0)
+    params, trace = {"w": jnp.array(2.0)}, 0.0
+    state, w = tx.init(params), 2.0
+    for number in range(4):
+        updates, state = tx.update({"w": jnp.array(0.3)}, state, params)
+        params = optax.apply_updates(params, updates)
+        lr = 0.0 if number == 0 else 0.5 * 0.5 * (1 + np.cos(np.pi * (number - 1) / 99))
+        gradient = 0.3 + 0.1 * w
+        trace = gradient + 0.9 * trace
+        w -= lr * (gradient + 0.9 * trace)
+    assert float(params["w"]) == pytest.approx(w, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def separable():
+    """Images whose brightest column tells the class."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(50, dtype=np.int32) % 3
+    images = rng.integers(0, 60, (50, *tiny.SHAPE), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[:, 2 * label + 1] = 250
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def fitted(separable):
+    """A linear network after some epochs, and what `on_epoch` heard."""
+    network = models.bind(tiny.Linear(3), tiny.SHAPE, axis=parallel.AXIS)
+    recipe = supervised.Recipe(5, 16, optimization.sgd(0.1, 15, 0.0, 0.1), augment.make(False, 0))
+    state = optimization.init(network, recipe.tx, jax.random.key(0))
+    heard = []
+    state = supervised.fit(
+        network,
+        recipe,
+        parallel.to_devices(state),
+        *separable,
+        jax.random.key(1),
+        lambda epoch, state, metrics: heard.append((epoch, int(parallel.unreplicate(state.step)), metrics)),
+    )
+    return network, state, heard
+
+
+def test_fitting_visits_whole_batches_each_epoch_and_learns(fitted):
+    _, _, heard = fitted
+    assert [(epoch, step) for epoch, step, _ in heard] == [(e, 3 * e) for e in range(1, 6)]
+    assert heard[-1][2]["loss"] < 0.5 * heard[0][2]["loss"]
+
+
+def test_evaluation_over_padded_batches_is_the_plain_mean(fitted, separable):
+    network, state, _ = fitted
+    images, labels = separable
+    evaluate = evaluation.make(network, classification.make(3, 1.0), images, labels, 20)  # 24 + 24 + 2 of 50
+    metrics = evaluate(state.variables)
+    logits = images.reshape(50, -1) / 255 @ np.asarray(parallel.to_host(state.variables)["params"]["Dense_0"]["kernel"])
+    assert metrics["accuracy"] == pytest.approx((logits.argmax(-1) == labels).mean(), abs=1e-6)
+    loss = -np.log(tiny.softmax(logits)[np.arange(50), labels]).mean()
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4)

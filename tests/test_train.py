@@ -1,0 +1,121 @@
+"""The loop: what a round leaves behind, resuming, recompilation, and losses that are not finite."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ssdkd_jax import checkpoint, parallel, train
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def run(compiled, state, rounds, on_round=lambda *_: None):
+    job, programs, _, teacher = compiled
+    return train.run(programs, job.plan._replace(rounds=rounds), state, teacher, tiny.clock, on_round)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(compiled):
+    """Four rounds in one go: (state, metrics by round, programs compiled by the end of each round)."""
+    metrics, compilations, count = [], [], []
+
+    def listen(event, duration, **_):
+        if event == COMPILED:
+            count.append(event)
+
+    def on_round(number, state, values):
+        metrics.append(values)
+        compilations.append(len(count))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 17)(1.0)  # the listener hears a compilation
+    heard = len(count)
+    state = run(compiled, parallel.to_devices(compiled[2]), 4, on_round)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    return parallel.to_host(state), metrics, heard, compilations
+
+
+def test_nothing_compiles_after_the_first_round(undisturbed):
+    _, _, heard, compilations = undisturbed
+    assert heard > 0
+    assert len(set(compilations)) == 1
+
+
+def test_warmup_rounds_only_make_images(undisturbed):
+    state, metrics, *_ = undisturbed
+    assert ["distillation" in values for values in metrics] == [False, True, True, True]
+    assert int(state.student.step) == 3 * 2
+    assert int(state.round) == int(state.method.round) == 4
+
+
+def test_the_buffer_fills_and_its_metrics_count_it(undisturbed):
+    state, metrics, *_ = undisturbed
+    assert [values["filled"] for values in metrics] == [16, 20, 20, 20]
+    counts = np.bincount(state.method.buffer.index.label, minlength=tiny.CLASSES)
+    assert counts.sum() == tiny.SLOTS
+    assert (metrics[-1]["smallest_class"], metrics[-1]["largest_class"]) == (counts.min(), counts.max())
+    assert metrics[-1]["buffer_confidence"] == pytest.approx(state.method.buffer.index.confidence.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_stopped_and_restored_ends_with_the_same_bits(compiled, undisturbed, tmp_path, stop):
+    stopped = run(compiled, parallel.to_devices(compiled[2]), stop)
+    checkpoint.save(tmp_path, stop, parallel.to_host(stopped), {"at": stop})
+    number, restored, note = checkpoint.restore(tmp_path, compiled[2])
+    assert (number, note) == (stop, {"at": stop})
+    resumed = run(compiled, parallel.to_devices(restored), 4)
+    assert tiny.tree_equal(parallel.to_host(resumed), undisturbed[0])
+
+
+def test_another_seed_ends_elsewhere(compiled, undisturbed):
+    other = compiled[2].replace(key=np.asarray(jax.random.key_data(jax.random.key(9))))
+    ended = parallel.to_host(run(compiled, parallel.to_devices(other), 2))
+    assert not tiny.tree_equal(ended.method.buffer.shards, undisturbed[0].method.buffer.shards)
+
+
+def poisoned(state, value):
+    return state.replace(
+        student=state.student.replace(variables=jax.tree.map(lambda x: np.full_like(x, value), state.student.variables))
+    )
+
+
+def test_a_nan_stops_the_run_before_it_can_be_saved_and_names_the_step(compiled):
+    saved = []
+    with pytest.raises(FloatingPointError, match=r"'\w+' is nan in round 1, step 1; the last good checkpoint"):
+        run(compiled, parallel.to_devices(poisoned(compiled[2], np.nan)), 4, lambda *_: saved.append(1))
+    assert not saved
+
+
+def test_weights_that_overflow_in_the_last_step_of_a_round_are_not_saved(compiled):
+    job, programs, state, teacher = compiled
+    one_step = programs._replace(distill=programs.distill._replace(times=1))
+    broken = jax.tree.map(lambda x: np.full_like(x, np.inf) if x.ndim else x, state.student.opt_state)
+    state = parallel.to_devices(state.replace(student=state.student.replace(opt_state=broken)))
+    saved = []
+    with pytest.raises(FloatingPointError, match=r"'student\.\S+' is not finite after round 1; the last good"):
+        train.run(
+            one_step, job.plan._replace(warmup=0), state, teacher, tiny.clock, lambda number, *_: saved.append(number)
+        )
+    assert not saved
+
+
+@pytest.mark.parametrize(("values", "step"), [([1.0, np.nan, np.inf], 2), ([1.0, 2.0, np.inf], 3)])
+def test_the_first_step_that_is_not_finite_is_named(values, step):
+    with pytest.raises(FloatingPointError, match=rf"'gap' is (nan|inf) in round 8, step {step}"):
+        train.check_finite({"fine": np.zeros(3), "gap": np.array(values)}, 7)
+
+
+def test_stages_and_steps_have_keys_of_their_own():
+    key = jax.random.key_data(jax.random.key(0))
+    drawn = {
+        np.asarray(jax.random.key_data(train.stage_key(key, stage, step))).tobytes()
+        for stage in (train.SYNTHESIS, train.DISTILLATION, train.METHOD, train.STUDENT)
+        for step in range(5)
+    }
+    assert len(drawn) == 20
+
+
+def test_the_callers_state_survives_a_run_from_the_host(compiled, undisturbed):
+    assert int(compiled[2].round) == 0
+    assert np.isfinite(compiled[2].student.variables["params"]["Dense_0"]["kernel"]).all()
