@@ -7,6 +7,8 @@ from ssdkd_jax import config as defaults
 
 def get_config() -> ConfigDict:
     config = defaults.default()
-    config.teacher.epochs = 6
-    config.teacher.batch = 64
+    config.teacher.update(epochs=6, batch=64)
+    config.student.update(batch=64)
+    config.synthesis.update(batch=65, inner_steps=3, width=32)
+    config.schedule.update(rounds=30, warmup=4, distill_steps=30, evaluate_every=5)
     return config

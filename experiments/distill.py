@@ -61,10 +61,12 @@ def main() -> None:
         with clock("yardstick"):
             summary["real_subset_accuracy"] = train_yardstick(config, dataset, inputs)
     if config.measure_unit:
-        summary["unit_seconds"] = unit_seconds(config, inputs, network, variables, teacher)
+        in_loop = profiling.in_loop(config, inputs, network, variables)
+        start = profiling.filled_state(in_loop, config.seed)
+        summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     write_report(workdir, config, state, job, summary, curve)
     summary |= {
-        "seconds": {**clock.seconds, "total": clock.total},
+        "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
         "devices": [str(device) for device in jax.local_devices()],
         "versions": report.versions(),
@@ -161,16 +163,6 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
         of_class = order[labels[order] == label]
         rank[of_class] = np.arange(len(of_class))
     return order[np.argsort(rank[order], kind="stable")[:size]]
-
-
-def unit_seconds(
-    config: ConfigDict, inputs: build.Inputs, network: build.Network, variables: dict, teacher: dict
-) -> float:
-    """Seconds of one distillation step with the teacher in the loop: the unit of time of the reports."""
-    in_loop = config.copy_and_resolve_references()
-    in_loop.views.count = 0
-    job = build.job(in_loop, inputs, network, variables)
-    return profiling.distill_seconds(job, profiling.filled_state(job, config.seed), teacher, times=20)
 
 
 def write_report(

@@ -135,6 +135,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
         student_batch=config.student.batch,
         inner_steps=c.inner_steps,
         latent_size=c.latent,
+        class_code=c.class_code,
         weights=inversion.Weights(bn, c.oh, c.adv),
         tx=tx,
         tx_z=optax.adam(c.lr_latent, b1=0.5),
@@ -196,6 +197,11 @@ def check(config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_
         raise ValueError(
             f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
             "use a teacher of the same classes."
+        )
+    if config.synthesis.latent < inputs.classes:
+        raise ValueError(
+            f"synthesis.latent = {config.synthesis.latent} cannot hold the code of {inputs.classes} classes; "
+            "make it at least as large."
         )
     if config.schedule.warmup >= config.schedule.rounds:
         raise ValueError(

@@ -36,14 +36,15 @@ def default() -> ConfigDict:
             synthesis=dict(
                 batch=128,  # images made per round
                 inner_steps=5,  # inversion steps per round
-                latent=256,  # Z
+                latent=128,  # Z
+                class_code=8.0,  # how far the asked class shifts the mean of z; 0 for z ~ N(0, I)
                 width=64,  # channels of the generator's last hidden layer
-                lr_generator=2e-3,
+                lr_generator=5e-3,
                 lr_latent=1e-2,
                 start="sequential",  # or reptile, first_order: how the generator begins a round
                 lr_meta=1e-2,  # of the outer Adam of the two meta starts
-                bn=config_dict.placeholder(float),  # weight of BN match; None: 10 if the teacher has any, else off
-                oh=0.5,  # weight of the class targets
+                bn=config_dict.placeholder(float),  # weight of BN match; None: 3 if the teacher has any, else off
+                oh=5.0,  # weight of the class targets
                 adv=1.0,  # weight of the adversarial term
             ),
             modulation=dict(

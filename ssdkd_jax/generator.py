@@ -79,6 +79,15 @@ def first_order(inner: optax.GradientTransformation, outer: optax.GradientTransf
 STARTS = {"sequential": sequential, "reptile": reptile, "first_order": first_order}
 
 
-def latents(key: Key, batch: int, size: int) -> Array:
-    """z ~ N(0, I): [B, Z]."""
-    return jax.random.normal(key, (batch, size))
+def latents(key: Key, codes: Array, size: int, strength: float) -> Array:
+    """z ~ N(strength * code, I), the code in the first coordinates: [B, Z]; ours.
+
+    A generator that persists over rounds can then learn which code means which class; with
+    strength 0, z ~ N(0, I) and only the inner steps on z can follow the asked class.
+
+    Args:
+        codes: [B, C], one-hot targets (C <= Z).
+        size: Z.
+    """
+    batch, classes = codes.shape
+    return jax.random.normal(key, (batch, size)).at[:, :classes].add(strength * codes)

@@ -4,7 +4,9 @@ The loss of a batch is
 
     bn * BN match + mean_b phi_b (oh * CE_b + adv * adversarial_b)
 
-minimised over the latents z and the generator g for a few inner steps; of all these steps the
+where the confidence in phi is exp(-CE), the teacher's probability of the asked class: with its
+largest probability instead, an image that is surely of another class would have no weight. It is minimised
+over the latents z and the generator g for a few inner steps; of all these steps the
 images of the lowest loss are kept, as in Fast-DFKD (Fang et al., AAAI 2022).
 """
 
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import generator, losses, modulation, parallel, teacher
-from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
+from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
 
 
 class Weights(NamedTuple):
@@ -66,20 +68,18 @@ class Work:
 
 
 def begin(
-    key: Key,
     state: generator.GeneratorState,
     opt_state: Any,
     targets: Array,
+    z: Array,
     class_counts: Array,
     *,
-    latent_size: int,
     image_shape: tuple[int, int, int],
     tx_z: optax.GradientTransformation,
     axis: str | None,
 ) -> Work:
-    """Fresh latents for the asked targets (int [B] over all devices)."""
-    batch = targets.shape[0]
-    z = parallel.own_rows(generator.latents(key, batch, latent_size), axis)
+    """The first scratch state, from targets [B, ...] and latents z [B, Z] over all devices."""
+    z = parallel.own_rows(z, axis)
     return Work(
         z=z,
         targets=parallel.own_rows(targets, axis),
@@ -105,12 +105,13 @@ def make_loss(
         f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, x, axis)
         f_s = models.student.apply(student_variables, x)
 
-        probabilities = task.class_probabilities(f_t)
-        confidence = probabilities.max(-1)
-        w = modulation.normalised(phi(work.class_counts, probabilities.argmax(-1), confidence), clip, axis)
+        predicted = task.class_probabilities(f_t).argmax(-1)
+        ce = task.target_loss(f_t, work.targets)
+        confidence = jnp.exp(-ce)
+        w = modulation.normalised(phi(work.class_counts, predicted, confidence), clip, axis)
 
         bn = losses.batch_norm_match(moments) if moments else jnp.zeros(())
-        oh = jnp.mean(w * task.target_loss(f_t, work.targets))
+        oh = jnp.mean(w * ce)
         adv = jnp.mean(w * task.adversarial_loss(f_t, f_s))
         total = weights.bn * bn + weights.oh * oh + weights.adv * adv
         metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "confidence": confidence.mean()}

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from ssdkd_jax import build, parallel, train
-from ssdkd_jax.types import TrainState, Variables
+from ssdkd_jax.types import Network, TrainState, Variables
 
 
 def filled_state(job: build.Job, seed: int) -> TrainState:
@@ -44,6 +45,13 @@ def seconds_per_call(call: Callable[[Any], Any], carry: Any, times: int) -> tupl
         carry = jax.block_until_ready(call(carry))
         taken.append(time.perf_counter() - start)
     return float(np.median(taken[1:])), carry
+
+
+def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variables: Variables) -> build.Job:
+    """The same job with the teacher run in every distillation step."""
+    config = config.copy_and_resolve_references()
+    config.views.count = 0
+    return build.job(config, inputs, teacher, variables)
 
 
 def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:

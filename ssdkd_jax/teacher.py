@@ -12,7 +12,7 @@ from ssdkd_jax import augment
 from ssdkd_jax.losses import Moments, batch_moments
 from ssdkd_jax.types import Array, Network, Variables
 
-DEFAULT_BN_WEIGHT = 10.0
+DEFAULT_BN_WEIGHT = 3.0
 
 
 def apply_with_moments(

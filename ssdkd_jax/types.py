@@ -46,6 +46,7 @@ class Task(NamedTuple):
     Attributes:
         classes: C.
         targets: (key, asked [C] probabilities, n) -> n targets for the generator.
+        target_codes: targets -> [B, C], what the generator is told of them, in its latent.
         target_loss: (logits, targets) -> [B].
         distillation_loss: (teacher logits, student logits) -> [B].
         adversarial_loss: (teacher logits, student logits) -> [B], lower where they disagree.
@@ -56,6 +57,7 @@ class Task(NamedTuple):
 
     classes: int
     targets: Callable[[Key, Array, int], Array]
+    target_codes: Callable[[Array], Array]
     target_loss: Callable[[Array, Array], Array]
     distillation_loss: Callable[[Array, Array], Array]
     adversarial_loss: Callable[[Array, Array], Array]

@@ -27,6 +27,7 @@ class Settings(NamedTuple):
         synthesis_batch, student_batch: global batches.
         inner_steps: inversion steps per round.
         latent_size: Z.
+        class_code: how far the class shifts the mean of z.
         weights: of the inversion terms.
         tx, tx_z: inner optimisers of generator and latents.
         start: how the generator persists over rounds.
@@ -48,6 +49,7 @@ class Settings(NamedTuple):
     student_batch: int
     inner_steps: int
     latent_size: int
+    class_code: float
     weights: inversion.Weights
     tx: optax.GradientTransformation
     tx_z: optax.GradientTransformation
@@ -106,12 +108,11 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
         class_counts = replay_buffer.class_counts(state.buffer.index, task.classes)
         targets = task.targets(key_targets, s.ask(class_counts, s.synthesis_batch), s.synthesis_batch)
         return inversion.begin(
-            key_z,
             state.generator,
             s.start.open(state.generator),
             targets,
+            generator.latents(key_z, task.target_codes(targets), s.latent_size, s.class_code),
             class_counts,
-            latent_size=s.latent_size,
             image_shape=s.image_shape,
             tx_z=s.tx_z,
             axis=axis,

@@ -16,6 +16,7 @@ def make(classes: int, temperature: float) -> Task:
     return Task(
         classes=classes,
         targets=targets,
+        target_codes=partial(jax.nn.one_hot, num_classes=classes),
         target_loss=losses.cross_entropy,
         distillation_loss=partial(losses.distillation, temperature=temperature),
         adversarial_loss=losses.adversarial,

@@ -1,0 +1,129 @@
+"""Time the jitted steps of a config, and print one JSON object.
+
+    python experiments/profile_steps.py --config=configs/fashion_mnist.py
+
+Networks have random weights and the buffer holds noise: neither changes a step's time.
+
+    cached_over_in_loop  distillation step with cached views / with the teacher in the loop
+    host_overhead        (wall time of whole rounds - time inside the compiled programs) / the latter
+    recompilations       programs compiled after the first round
+    compile_cold_s       compiling a round's programs with an empty compilation cache
+    compile_warm_s       the same again, from the cache just written
+    *_step_s             median seconds of one step
+"""
+
+from __future__ import annotations
+
+from ssdkd_jax import runtime
+
+runtime.prepare()
+
+import json
+import tempfile
+import time
+
+import common
+import jax
+import jax.numpy as jnp
+from absl import flags
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, parallel, profiling, report, train
+from ssdkd_jax.types import TrainState
+
+TIMES = flags.DEFINE_integer("times", 20, "Calls that each median is taken over.", lower_bound=3)
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+def main() -> None:
+    """Measure, and print."""
+    config = common.CONFIG.value
+    _, inputs = common.load_data(config)
+    network = build.network(config.teacher.model, inputs)
+    variables = network.init(jax.random.key(config.seed))
+    teacher = parallel.to_devices(variables)
+    job = build.job(config, inputs, network, variables)
+    state = profiling.filled_state(job, config.seed)
+
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        _, cold = profiling.compiled(job, state, teacher)
+        jax.clear_caches()
+        programs, warm = profiling.compiled(job, state, teacher)
+
+    in_loop = profiling.in_loop(config, inputs, network, variables)
+    in_loop_step = profiling.distill_seconds(
+        in_loop, profiling.filled_state(in_loop, config.seed), teacher, TIMES.value
+    )
+    steps, state = step_seconds(programs, state, teacher)
+    overhead, recompilations = whole_rounds(config, job, programs, state, teacher, steps)
+    print(
+        json.dumps(
+            {
+                "cached_over_in_loop": steps["distill"] / in_loop_step,
+                "host_overhead": overhead,
+                "recompilations": recompilations,
+                "compile_cold_s": cold,
+                "compile_warm_s": warm,
+                "inversion_step_s": steps["invert"],
+                "store_s": steps["finish"],
+                "distillation_step_s": steps["distill"],
+                "in_loop_distillation_step_s": in_loop_step,
+                "teacher": config.teacher.model,
+                "student": config.student.model,
+                "teacher_views": config.views.count,
+                "devices": [str(device) for device in jax.local_devices()],
+                "versions": report.versions(),
+            }
+        )
+    )
+
+
+def step_seconds(
+    programs: train.Programs, state: TrainState, teacher: dict
+) -> tuple[dict[str, float], TrainState]:
+    """Median seconds of one call of each program."""
+    times = TIMES.value
+    begin, _ = profiling.seconds_per_call(lambda _: programs.begin(state), None, times)
+    one = programs.invert._replace(times=1)
+    student = state.student.variables
+    invert, work = profiling.seconds_per_call(lambda w: one(w, teacher, student)[0], programs.begin(state), times)
+    finish, state = profiling.seconds_per_call(lambda s: programs.finish(s, work, teacher)[0], state, times)
+    one = programs.distill._replace(times=1)
+    distill, state = profiling.seconds_per_call(lambda s: one(s, teacher)[0], state, times)
+    if programs.invert.scanned:
+        invert, distill = invert / programs.invert.times, distill / programs.distill.times
+    return {"begin": begin, "invert": invert, "finish": finish, "distill": distill}, state
+
+
+def whole_rounds(
+    config: ConfigDict, job: build.Job, programs: train.Programs, state: TrainState, teacher: dict, steps: dict
+) -> tuple[float, int]:
+    """Host overhead of rounds as `train.run` runs them, and the programs compiled in all but the first."""
+    compiled, marks, first = [], [], 1
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **_: compiled.append(event) if event == COMPILED else None
+    )
+    plan = job.plan._replace(rounds=first + 3, warmup=0)
+    state = state.replace(round=jnp.zeros_like(state.round))
+
+    with report.progress("rounds", plan.rounds) as advance:
+
+        def on_round(number: int, state: TrainState, metrics: dict[str, float]) -> None:
+            advance(metrics)
+            marks.append((time.perf_counter(), len(compiled)))
+
+        train.run(programs, plan, state, teacher, report.Stopwatch(), on_round)
+    (start, before), (end, after) = marks[first - 1], marks[-1]
+    inside = (plan.rounds - first) * (
+        steps["begin"]
+        + config.synthesis.inner_steps * steps["invert"]
+        + steps["finish"]
+        + plan.distill_steps * steps["distill"]
+    )
+    return (end - start) / inside - 1.0, after - before
+
+
+if __name__ == "__main__":
+    common.launch(main, required=("config",))
