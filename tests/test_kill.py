@@ -47,4 +47,4 @@ def test_killed_at_random_moments_the_same_command_ends_with_the_same_bits(tmp_p
         alone, killed = (arrays(tmp_path / run / part, number) for run in ("alone", "killed"))
         assert alone.keys() == killed.keys()
         for name in alone:
-            assert alone[name].tobytes() == killed[name].tobytes(), name
+            assert alone[name].tobytes() == killed[name].tobytes(), f"{part}: {name}"

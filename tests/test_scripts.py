@@ -41,7 +41,8 @@ def overrides(**fields):
 
 def environment(cache):
     flags = "--xla_backend_optimization_level=0"
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT / "tests")}
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags, "PYTHONPATH": path}
 
 
 def start(cache, script, *arguments, config=ROOT / "configs" / "digits.py"):

@@ -54,6 +54,8 @@ def config_defaults():
         synthesis__inner_steps=2,
         synthesis__latent=6,
         synthesis__width=4,
+        synthesis__oh=0.5,
+        synthesis__adv=1.0,
         buffer__size=SLOTS,
         sampler__name="policy_gradient",
         views__count=3,
