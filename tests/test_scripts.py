@@ -62,16 +62,16 @@ def finish(process):
     return process.returncode, out, err
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
-def distilled(tmp_path_factory, cache):
-    """The workdir of a finished run of distill.py, and its last line."""
-    workdir = tmp_path_factory.mktemp("run")
-    code, out, err = finish(start(cache, "distill.py", f"--workdir={workdir}", *overrides()))
+def distilled(background_run):
+    """The workdir of a finished run of distill.py, its last line, and what it wrote to stderr."""
+    workdir, process = background_run
+    code, out, err = finish(process)
     assert code == 0, err
     return workdir, out.strip().splitlines()[-1], err
 
