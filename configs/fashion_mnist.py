@@ -1,4 +1,7 @@
-"""Fashion-MNIST 28x28, wrn16_2 -> wrn16_1, a buffer of 6,000 synthetic images."""
+"""Fashion-MNIST 28x28, wrn16_2 -> wrn16_1, a buffer of 6,000 synthetic images (10 % of the real set).
+
+python experiments/distill.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+"""
 
 from ml_collections import ConfigDict
 
@@ -6,13 +9,15 @@ from ssdkd_jax import config as defaults
 
 
 def get_config() -> ConfigDict:
+    """The 3,500-unit run; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.default()
-    config.data.name = "fashion_mnist"
-    config.data.folder = "/usr/share/datasets/fashion-mnist"
-    config.teacher.update(model="wrn16_2", epochs=8, lr=0.2, flip=True)
-    config.student.model = "wrn16_1"
-    config.synthesis.update(batch=200, inner_steps=5)
-    config.buffer.size = 6000
-    config.schedule.update(rounds=60, warmup=10, distill_steps=50)
+    config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
+    config.teacher.update(model="wrn16_2", epochs=8, batch=128, lr=0.2, flip=True)
+    config.student.update(model="wrn16_1", batch=128)
+    config.synthesis.update(batch=128, inner_steps=3, width=32, latent=256, class_code=4.0, oh=1.0, adv=2.0)
+    config.buffer.update(size=6000, half_life=20.0)
+    config.sampler.name = "uniform"
+    config.schedule.update(rounds=110, warmup=10, distill_steps=34, evaluate_every=14)
     config.measure_unit = True
+    config.yardstick = False
     return config

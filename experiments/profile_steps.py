@@ -80,9 +80,7 @@ def main() -> None:
     )
 
 
-def step_seconds(
-    programs: train.Programs, state: TrainState, teacher: dict
-) -> tuple[dict[str, float], TrainState]:
+def step_seconds(programs: train.Programs, state: TrainState, teacher: dict) -> tuple[dict[str, float], TrainState]:
     """Median seconds of one call of each program."""
     times = TIMES.value
     begin, _ = profiling.seconds_per_call(lambda _: programs.begin(state), None, times)

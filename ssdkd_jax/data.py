@@ -124,7 +124,7 @@ def _from_tfds(name: str, folder: str, label: str, classes: int, mean: tuple, st
     except Exception as error:
         raise FileNotFoundError(
             f"tfds has no prepared '{name}' in {folder or 'its data directory'}; run once: "
-            f"python -m experiments.prepare_data --name={name} ({type(error).__name__})."
+            f"python experiments/prepare_data.py --name={name} ({type(error).__name__})."
         ) from error
     arrays = []
     for source in splits:

@@ -76,9 +76,6 @@ def first_order(inner: optax.GradientTransformation, outer: optax.GradientTransf
     return _meta(inner, outer, lambda start, end, summed: summed)
 
 
-STARTS = {"sequential": sequential, "reptile": reptile, "first_order": first_order}
-
-
 def latents(key: Key, codes: Array, size: int, strength: float) -> Array:
     """z ~ N(strength * code, I), the code in the first coordinates: [B, Z]; ours.
 

@@ -118,7 +118,7 @@ def to_devices(tree: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """The inverse of `to_devices`, as numpy arrays that do not depend on the device count."""
+    """The inverse of `to_devices`, as numpy arrays (sharded rows keep their padding)."""
 
     def fetch(x: Any) -> Any:
         if _is_sharded(x):

@@ -56,4 +56,12 @@ def seconds_since_start() -> float:
     return time.time() - _STARTED
 
 
-_STARTED = float(os.environ.get(MARK, "0")) or time.time()
+def _started() -> float:
+    """When the script was started: stamped by `prepare` at the restart, else now."""
+    try:
+        return float(os.environ[MARK]) or time.time()
+    except (KeyError, ValueError):
+        return time.time()
+
+
+_STARTED = _started()

@@ -94,15 +94,20 @@ def importance_weights(log_pi: Array, slots: Array, beta: Array) -> Array:
 
 
 class Policy(nn.Module):
-    """h_psi: a small perceptron over a slot's features, zero at the start."""
+    """h_psi: a small perceptron over a slot's features, zero at the start, within +-bound.
+
+    The bound keeps pi within a factor e^bound of the priority rule either way, and so the
+    importance weights: without it the policy settles on a few slots and the student diverges.
+    """
 
     hidden: int = 16
+    bound: float = 1.0
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
         """[N, F] -> [N]."""
         x = nn.tanh(nn.Dense(self.hidden)(features))
-        return nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(x)[:, 0]
+        return self.bound * nn.tanh(nn.Dense(1, use_bias=False, kernel_init=nn.initializers.zeros)(x)[:, 0])
 
 
 def features(index: Index, classes: int, epsilon: float, step: Array) -> Array:

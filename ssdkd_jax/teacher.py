@@ -31,7 +31,7 @@ def apply_with_moments(
     def observe(layer, args, kwargs, context):
         if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
             running = (context.module.get_variable("batch_stats", name) for name in ("mean", "var"))
-            moments.append(Moments(*batch_moments(args[0], axis), *running))
+            moments.append(Moments(*batch_moments(args[0] if args else kwargs["x"], axis), *running))
         return layer(*args, **kwargs)
 
     with nn.intercept_methods(observe):

@@ -84,17 +84,24 @@ class State:
 
 
 def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """SSD-KD as a `Method`; its functions take the teacher's variables after the state."""
-    loss = inversion.make_loss(models, task, s.weights, s.phi, s.phi_clip, axis)
-    step = inversion.make_step(loss, s.tx, s.tx_z, axis)
+    """SSD-KD as a `Method`."""
+    return Method(
+        init=make_init(s, models),
+        synthesis=make_synthesis(s, models, task, axis),
+        sample=make_sample(s, models, axis),
+        feedback=make_feedback(s, axis),
+    )
+
+
+def make_init(s: Settings, models: inversion.Models) -> Callable[[Key], State]:
+    """key -> State with an empty buffer."""
 
     def init(key: Key) -> State:
         key_generator, key_sampler = jax.random.split(key)
-        logits_shape = (1, s.views, *_logits_shape(models, s.image_shape))
         example = Rows(
             images=jnp.zeros((1, *s.image_shape), jnp.uint8),
             seeds=jnp.zeros(1, jnp.uint32),
-            logits=jnp.zeros(logits_shape),
+            logits=jnp.zeros((1, s.views, *_logits_shape(models, s.image_shape))),
         )
         return State(
             generator=s.start.init(models.generator.init(key_generator)),
@@ -102,6 +109,14 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
             sampler=s.sampler.init(key_sampler),
             round=jnp.zeros((), jnp.int32),
         )
+
+    return init
+
+
+def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Synthesis:
+    """Ask for classes that the buffer lacks, invert, and put the best images in the least worthy slots."""
+    loss = inversion.make_loss(models, task, s.weights, s.phi, s.phi_clip, axis)
+    describe = make_describe(s, models, task, axis)
 
     def begin(state: State, key: Key) -> inversion.Work:
         key_targets, key_z = jax.random.split(key)
@@ -121,16 +136,24 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
     def finish(
         work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[State, Metrics]:
-        index, rows = describe(work.best_images, state, teacher_variables, student, key)
+        index, rows = describe(work.best_images, state.round, teacher_variables, student, key)
         buffer = replay_buffer.put(state.buffer, slots_to_fill(s, task, state, index), index, rows, axis)
         start = s.start.close(state.generator, work.variables, work.opt_state, work.summed)
         state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
         return state, buffer_metrics(buffer.index, task.classes)
 
+    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps)
+
+
+def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable:
+    """(images, round, teacher variables, student, key) -> newcomers as they will stand in the buffer.
+
+    That is their index over all devices, and the rows of this one.
+    """
+
     def describe(
-        images: Array, state: State, teacher_variables: Variables, student: ModelState, key: Key
+        images: Array, number: Array, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[Index, Rows]:
-        """Newcomers as they will stand in the buffer: index over all devices, rows of this one."""
         stored = augment.to_uint8(images)
         x = augment.to_float(stored)
         seeds = parallel.own_rows(jax.random.bits(key, (s.synthesis_batch,)), axis)
@@ -143,28 +166,38 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
             label=label.astype(jnp.int32),
             confidence=confidence,
             gap=gap,
-            filled=jnp.full_like(label, state.round),
+            filled=jnp.full_like(label, number),
             drawn=jnp.full_like(label, student.step),
         )
         return index, Rows(images=stored, seeds=seeds, logits=logits[:, : s.views])
 
-    def log_pi(state: State, student_step: Array) -> Array:
-        index = state.buffer.index
-        return sampler.log_probabilities(s.sampler.logits(state.sampler, index, student_step), index.occupied)
+    return describe
+
+
+def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Callable[..., Batch]:
+    """(state, teacher variables, student step, key) -> Batch, drawn by the sampler."""
 
     def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         key_slots, key_views = jax.random.split(key)
-        log_p = log_pi(state, student_step)
-        slots = sampler.draw(key_slots, log_p, s.student_batch)
-        weights = sampler.importance_weights(log_p, slots, s.beta(student_step))
+        index = state.buffer.index
+        logits = s.sampler.logits(state.sampler, index, student_step)
+        log_pi = sampler.log_probabilities(logits, index.occupied)
+        slots = sampler.draw(key_slots, log_pi, s.student_batch)
+        weights = sampler.importance_weights(log_pi, slots, s.beta(student_step))
         rows = replay_buffer.take(state.buffer, slots, axis)
         numbers = parallel.own_rows(draw_views(key_views, s), axis)
         x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
         if s.views:
-            f_t = jax.vmap(lambda logits, number: logits[number])(rows.logits, numbers)
+            f_t = jax.vmap(lambda cached, number: cached[number])(rows.logits, numbers)
         else:
             f_t = models.teacher.apply(teacher_variables, x)
         return Batch(images=x, teacher_logits=f_t, weights=parallel.own_rows(weights, axis), slots=slots)
+
+    return sample
+
+
+def make_feedback(s: Settings, axis: str | None) -> Callable[..., State]:
+    """(state, batch, gaps [B], student step) -> state: the sampler learns, and the gaps are refreshed."""
 
     def feedback(state: State, batch: Batch, gaps: Array, student_step: Array) -> State:
         gaps, index = parallel.all_rows(gaps, axis), state.buffer.index
@@ -172,7 +205,7 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
         index = replay_buffer.set_gaps(index, batch.slots, gaps, student_step)
         return state.replace(sampler=learnt, buffer=state.buffer.replace(index=index))
 
-    return Method(init, Synthesis(begin, step, finish, s.inner_steps), sample, feedback)
+    return feedback
 
 
 def _logits_shape(models: inversion.Models, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
