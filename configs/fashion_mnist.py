@@ -19,5 +19,5 @@ def get_config() -> ConfigDict:
     config.sampler.name = "uniform"
     config.schedule.update(rounds=110, warmup=10, distill_steps=34, evaluate_every=14)
     config.measure_unit = True
-    config.yardstick = False
+    config.yardstick_steps = 0
     return config

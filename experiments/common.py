@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -49,7 +50,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         hint = f"; did you mean '{near.group(1)}'?" if near else "."
         sys.exit(f"Error: the config has no field '{field.group(1)}'{hint}" if field else f"Error: {error}")
     except (flags.Error, FileNotFoundError, TypeError) as error:
-        sys.exit(f"Error: {error}")
+        sys.exit("Error: " + " ".join(str(error).split()))
 
 
 def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:
@@ -116,7 +117,7 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     training = workdir / "teacher_training"
-    state = optimization.init(network, recipe.tx, key_init)
+    state = parallel.once(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(training, state) or (0, state, {})
     save = Saver(training, config.schedule.checkpoint_seconds)
     done = int(state.step) // (len(dataset.train_images) // recipe.batch)

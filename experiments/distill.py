@@ -13,6 +13,7 @@ from ssdkd_jax import runtime
 
 runtime.prepare()
 
+from functools import partial
 from pathlib import Path
 
 import common
@@ -36,8 +37,10 @@ def main() -> None:
     with clock("evaluation"):
         teacher = parallel.to_devices(variables)
         teacher_metrics = common.evaluator(config, network, dataset)(teacher)
-    job = build.job(config, inputs, network, variables)
-    state, curve = distill(config, workdir, job, teacher, dataset, clock)
+    with clock("setup"):
+        job = build.job(config, inputs, network, variables)
+        first = train.init(job.method, job.network, job.tx, config.seed)
+    state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
     student_accuracy = curve[-1]["accuracy"]
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
@@ -57,14 +60,15 @@ def main() -> None:
         "teacher_parameters": models.parameter_count(variables),
         "student_parameters": models.parameter_count(student),
     }
-    if config.yardstick:
+    if config.yardstick_steps:
         with clock("yardstick"):
             summary["real_subset_accuracy"] = train_yardstick(config, dataset, inputs)
     if config.measure_unit:
         in_loop = profiling.in_loop(config, inputs, network, variables)
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
-    write_report(workdir, config, state, job, summary, curve)
+    with clock("report"):
+        write_report(workdir, config, state, job, summary, curve)
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
@@ -86,14 +90,14 @@ def distill(
     config: ConfigDict,
     workdir: Path,
     job: build.Job,
+    first: train.TrainState,
     teacher: dict,
     dataset: data.Dataset,
     clock: report.Stopwatch,
 ) -> tuple[train.TrainState, list[dict]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics."""
     folder = workdir / "checkpoints"
-    state = train.init(job.method, job.network, job.tx, config.seed)
-    _, state, note = checkpoint.restore(folder, state) or (0, state, {"seconds": {}, "curve": []})
+    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": []})
     for stage, seconds in note["seconds"].items():
         clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
     curve, done = note["curve"], int(state.round)
@@ -140,18 +144,11 @@ def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inp
     network = build.network(config.student.model, inputs)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
-    chosen = even_subset(dataset.train_labels, config.buffer.size, config.seed)
-    state = parallel.to_devices(optimization.init(network, recipe.tx, key_init))
-    with report.progress("yardstick", recipe.epochs) as advance:
-        state = supervised.fit(
-            network,
-            recipe,
-            state,
-            dataset.train_images[chosen],
-            dataset.train_labels[chosen],
-            key_fit,
-            lambda epoch, state, metrics: advance(metrics),
-        )
+    subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
+    shown = np.resize(subset, config.yardstick_steps * recipe.batch)
+    images, labels = dataset.train_images[shown], dataset.train_labels[shown]
+    state = parallel.to_devices(parallel.once(partial(optimization.init, network, recipe.tx))(key_init))
+    state = supervised.fit(network, recipe, state, images, labels, key_fit, lambda *_: None)
     return common.evaluator(config, network, dataset)(state.variables)["accuracy"]
 
 

@@ -76,13 +76,11 @@ def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
 
 
 def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
-    """The student on as many real images as the buffer holds, for as many steps as it was distilled."""
+    """The student's, for one pass over the real subset repeated to `yardstick_steps` batches."""
     c = config.student
-    batch = min(c.batch, config.buffer.size)
-    epochs = -(-student_steps(config) // (config.buffer.size // batch))
-    steps = epochs * (config.buffer.size // batch)
-    tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
-    return supervised.Recipe(epochs, batch, tx, augment.make(config.teacher.flip, config.teacher.shift))
+    tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
+    view = augment.make(config.teacher.flip, config.teacher.shift)
+    return supervised.Recipe(epochs=1, batch=min(c.batch, config.buffer.size), tx=tx, view=view)
 
 
 def student_steps(config: ConfigDict) -> int:

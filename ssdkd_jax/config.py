@@ -37,15 +37,15 @@ def default() -> ConfigDict:
                 batch=128,  # images made per round
                 inner_steps=5,  # inversion steps per round
                 latent=128,  # Z
-                class_code=8.0,  # how far the asked class shifts the mean of z; 0 for z ~ N(0, I)
+                class_code=4.0,  # how far the asked class shifts the mean of z; 0 for z ~ N(0, I)
                 width=64,  # channels of the generator's last hidden layer
                 lr_generator=5e-3,
                 lr_latent=1e-2,
                 start="sequential",  # or reptile, first_order: how the generator begins a round
                 lr_meta=1e-2,  # of the outer Adam of the two meta starts
                 bn=config_dict.placeholder(float),  # weight of BN match; None: 3 if the teacher has any, else off
-                oh=5.0,  # weight of the class targets
-                adv=1.0,  # weight of the adversarial term
+                oh=1.0,  # weight of the class targets
+                adv=4.0,  # weight of the adversarial term
             ),
             modulation=dict(
                 diversity=True,  # phi_div; also class targets and eviction that even out the buffer
@@ -59,7 +59,7 @@ def default() -> ConfigDict:
             ),
             sampler=dict(
                 name="policy_gradient",  # uniform, priority, policy_gradient
-                alpha=0.5,  # exponent of the priority
+                alpha=0.3,  # exponent of the priority
                 epsilon=0.05,  # nats added to every gap, so that no slot is forgotten
                 beta=0.4,  # exponent of the importance weights at the start; 1 at the end
                 lr=1e-3,  # of the policy
@@ -77,7 +77,7 @@ def default() -> ConfigDict:
                 evaluate_every=10,  # rounds
                 checkpoint_seconds=30.0,  # between checkpoints; a kill costs at most that and a round
             ),
-            yardstick=True,  # also train the student on as many real images as the buffer holds
+            yardstick_steps=120,  # of the student on as many real images as the buffer holds; 0 leaves it out
             measure_unit=False,  # also time one distillation step with the teacher in the loop
         )
     ).lock()

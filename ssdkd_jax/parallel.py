@@ -156,6 +156,11 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
+def once(function: Callable) -> Callable:
+    """`jax.jit` for what runs a single time, such as initialisation: compiled quickly rather than well."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 class Repeat(NamedTuple):
     """A step to run `times` times: (carry, *fixed) -> (carry, metrics over time, see `fetch`).
 

@@ -13,7 +13,7 @@ ROUNDS = 12
 
 def run_of(workdir):
     models = {"teacher__model": "wrn10_1", "student__model": "wrn10_1"}
-    arguments = overrides(schedule__rounds=ROUNDS, yardstick=False, teacher__epochs=3, **models)
+    arguments = overrides(schedule__rounds=ROUNDS, yardstick_steps=0, teacher__epochs=3, **models)
     return lambda cache: start(cache, "distill.py", f"--workdir={workdir}", *arguments)
 
 
