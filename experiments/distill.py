@@ -39,7 +39,7 @@ def main() -> None:
         teacher_metrics = common.evaluator(config, network, dataset)(teacher)
     with clock("setup"):
         job = build.job(config, inputs, network, variables)
-        first = train.init(job.method, job.network, job.tx, config.seed)
+        first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
     student_accuracy = curve[-1]["accuracy"]
     folder = workdir / "student"

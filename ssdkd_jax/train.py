@@ -37,16 +37,13 @@ class Programs(NamedTuple):
 
 def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
     """The state before the first round, on the host side: not yet placed on devices."""
-
-    def first(key: Array) -> TrainState:
-        return TrainState(
-            method=method.init(stage_key(key, METHOD)),
-            student=optimization.init(network, tx, stage_key(key, STUDENT)),
-            round=jnp.zeros((), jnp.int32),
-            key=key,
-        )
-
-    return parallel.once(first)(jax.random.key_data(jax.random.key(seed)))
+    key = jax.random.key_data(jax.random.key(seed))
+    return TrainState(
+        method=method.init(stage_key(key, METHOD)),
+        student=optimization.init(network, tx, stage_key(key, STUDENT)),
+        round=jnp.zeros((), jnp.int32),
+        key=key,
+    )
 
 
 def stage_key(key: Array, stage: int, step: Array | int = 0) -> Key:
