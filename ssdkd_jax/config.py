@@ -58,7 +58,7 @@ def default() -> ConfigDict:
                 half_life=10.0,  # rounds in which a slot's worth halves; 0 for never
             ),
             sampler=dict(
-                name="policy_gradient",  # uniform, priority, policy_gradient
+                name="priority",  # uniform, priority, policy_gradient
                 alpha=0.3,  # exponent of the priority
                 epsilon=0.05,  # nats added to every gap, so that no slot is forgotten
                 beta=0.4,  # exponent of the importance weights at the start; 1 at the end
