@@ -15,5 +15,5 @@ def get_config() -> ConfigDict:
     config.student.update(batch=64)
     config.synthesis.update(batch=64, inner_steps=3, width=32)
     config.sampler.name = "uniform"
-    config.schedule.update(rounds=25, warmup=4, distill_steps=30, evaluate_every=4)
+    config.schedule.update(rounds=23, warmup=4, distill_steps=30, evaluate_every=6)
     return config

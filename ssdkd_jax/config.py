@@ -77,7 +77,7 @@ def default() -> ConfigDict:
                 evaluate_every=10,  # rounds
                 checkpoint_seconds=30.0,  # between checkpoints; a kill costs at most that and a round
             ),
-            yardstick_steps=120,  # of the student on as many real images as the buffer holds; 0 leaves it out
+            yardstick_steps=100,  # of the student on as many real images as the buffer holds; 0 leaves it out
             measure_unit=False,  # also time one distillation step with the teacher in the loop
         )
     ).lock()
