@@ -1,6 +1,11 @@
 """Fashion-MNIST 28x28, wrn16_2 -> wrn16_1, a buffer of 6,000 synthetic images (10 % of the real set).
 
-python experiments/distill.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+    python experiments/distill.py --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
+
+Measured once (seed 0; two cores of a shared four-core Xeon at 2.5 GHz, Python 3.12, jax 0.12.0.1): a teacher of 94.03 %
+gave a student of 88.60 % in 2,336 s after the teacher, compilation and evaluation included; that is 3,435 steps of
+distillation with the teacher in the loop, at 0.680 s each. Training the teacher took about an hour beside other work.
+The aim is 91.5 % in 3,500 such steps: not reached yet.
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +14,7 @@ from ssdkd_jax import config as defaults
 
 
 def get_config() -> ConfigDict:
-    """The 3,500-unit run; see ssdkd_jax/config.py for the meaning of every field."""
+    """See ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.default()
     config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
     config.teacher.update(model="wrn16_2", epochs=8, batch=128, lr=0.2, flip=True)
