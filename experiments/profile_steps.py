@@ -26,6 +26,7 @@ import common
 import jax
 import jax.numpy as jnp
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, parallel, profiling, report, train
@@ -48,6 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        compilation_cache.reset_cache()  # the folder is otherwise fixed by the first compilation
         _, cold = profiling.compiled(job, state, teacher)
         jax.clear_caches()
         programs, warm = profiling.compiled(job, state, teacher)
