@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ssdkd_jax.types import named_leaves
+
 log = logging.getLogger(__name__)
 
 
@@ -112,15 +114,11 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def _unflatten(flat: dict[str, Any], like: Any, path: Path) -> Any:
-    wanted = {
-        jax.tree_util.keystr(p, simple=True, separator="."): leaf
-        for p, leaf in jax.tree_util.tree_leaves_with_path(like)
-    }
+    wanted = named_leaves(like)
     for name in sorted(wanted.keys() ^ flat.keys()):
         where = "lacks" if name in wanted else "holds the unexpected"
         raise ValueError(f"{path} is of another model or configuration: it {where} array '{name}'.")

@@ -17,7 +17,7 @@ import numpy as np
 from flax import jax_utils
 from jax import lax
 
-from ssdkd_jax.types import Array, Sharded
+from ssdkd_jax.types import Array, Sharded, named_leaves
 
 AXIS = "devices"
 
@@ -128,14 +128,19 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(fetch, tree, is_leaf=_is_sharded)
 
 
-def first_copies(tree: Any) -> dict[str, np.ndarray]:
-    """The replicated leaves by name, as the first device holds them; `Sharded` parts are left out."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_sharded)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf.addressable_shards[0].data)
-        for path, leaf in leaves
+def not_finite(tree: Any) -> list[str]:
+    """Names of the leaves that hold a NaN or an infinity on the first device; `Sharded` parts are left out."""
+    copies = {
+        name: leaf.addressable_shards[0].data
+        for name, leaf in named_leaves(tree, is_leaf=_is_sharded).items()
         if not _is_sharded(leaf)
     }
+    return [name for name, finite in jax.device_get(_finite(copies)).items() if not finite]
+
+
+@jax.jit
+def _finite(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {name: jnp.isfinite(leaf).all() for name, leaf in leaves.items()}
 
 
 def padded(rows: int) -> int:

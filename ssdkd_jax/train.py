@@ -164,9 +164,8 @@ def check_state(state: TrainState, number: int) -> None:
 
     The losses of a round were measured before its last update, and so do not tell of it.
     """
-    for name, values in parallel.first_copies(state).items():
-        if not np.isfinite(values).all():
-            raise FloatingPointError(
-                f"'{name}' is not finite after round {number + 1}; the last good checkpoint is kept: lower the "
-                "learning rate of that stage and start again."
-            )
+    for name in parallel.not_finite(state):
+        raise FloatingPointError(
+            f"'{name}' is not finite after round {number + 1}; the last good checkpoint is kept: lower the "
+            "learning rate of that stage and start again."
+        )
