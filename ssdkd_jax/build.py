@@ -140,6 +140,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
         start=the_start(config, tx),
         phi=modulation.make(m.diversity, m.difficulty, m.gamma),
         phi_clip=m.clip,
+        jitter=augment.make(c.flip, c.shift),
         ask=modulation.ask if m.diversity else modulation.ask_evenly,
         level_classes=m.diversity,
         half_life=config.buffer.half_life,

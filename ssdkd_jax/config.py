@@ -46,6 +46,8 @@ def default() -> ConfigDict:
                 bn=config_dict.placeholder(float),  # weight of BN match; None: 3 if the teacher has any, else off
                 oh=1.0,  # weight of the class targets
                 adv=4.0,  # weight of the adversarial term
+                flip=False,  # during inversion, teacher and student see the images mirrored at random
+                shift=0,  # and moved by at most this many pixels
             ),
             modulation=dict(
                 diversity=True,  # phi_div; also class targets and eviction that even out the buffer

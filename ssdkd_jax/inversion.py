@@ -7,7 +7,9 @@ The loss of a batch is
 where the confidence in phi is exp(-CE), the teacher's probability of the asked class: with its
 largest probability instead, an image that is surely of another class would have no weight. It is minimised
 over the latents z and the generator g for a few inner steps; of all these steps the
-images of the lowest loss are kept, as in Fast-DFKD (Fang et al., AAAI 2022).
+images of the lowest loss are kept, as in Fast-DFKD (Fang et al., AAAI 2022). Teacher and
+student see a random view of each image, a new one each step (the jitter of DeepInversion,
+Yin et al., CVPR 2020): what they answer then depends less on a texture at one place.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import generator, losses, modulation, parallel, teacher
-from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
+from ssdkd_jax import augment, generator, losses, modulation, parallel, teacher
+from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
 
 
 class Weights(NamedTuple):
@@ -48,6 +50,7 @@ class Work:
         z: [B, Z].
         targets: [B], the classes asked for.
         class_counts: [C], n_c of the buffer when the round began.
+        key: key data, of the views of the next step.
         variables: of the generator.
         opt_state: of its inner optimiser.
         z_opt_state: of the latents' optimiser.
@@ -59,6 +62,7 @@ class Work:
     z: Array
     targets: Array
     class_counts: Array
+    key: Array
     variables: Variables
     opt_state: Any
     z_opt_state: Any
@@ -73,6 +77,7 @@ def begin(
     targets: Array,
     z: Array,
     class_counts: Array,
+    key: Key,
     *,
     image_shape: tuple[int, int, int],
     tx_z: optax.GradientTransformation,
@@ -84,6 +89,7 @@ def begin(
         z=z,
         targets=parallel.own_rows(targets, axis),
         class_counts=class_counts,
+        key=jax.random.key_data(key),
         variables=state.variables,
         opt_state=opt_state,
         z_opt_state=tx_z.init(z),
@@ -94,7 +100,13 @@ def begin(
 
 
 def make_loss(
-    models: Models, task: Task, weights: Weights, phi: modulation.Phi, clip: float, axis: str | None
+    models: Models,
+    task: Task,
+    weights: Weights,
+    phi: modulation.Phi,
+    clip: float,
+    view: augment.View,
+    axis: str | None,
 ) -> Callable:
     """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics))."""
 
@@ -102,8 +114,10 @@ def make_loss(
         params: Any, z: Array, work: Work, teacher_variables: Variables, student_variables: Variables
     ) -> tuple[Array, tuple]:
         x, variables = models.generator.train({**work.variables, "params": params}, z)
-        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, x, axis)
-        f_s = models.student.apply(student_variables, x)
+        keys = jax.random.split(jax.random.wrap_key_data(work.key), x.shape[0] * parallel.device_count(axis))
+        seen = jax.vmap(view)(parallel.own_rows(keys, axis), x)
+        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
+        f_s = models.student.apply(student_variables, seen)
 
         predicted = task.class_probabilities(f_t).argmax(-1)
         ce = task.target_loss(f_t, work.targets)
@@ -136,6 +150,7 @@ def make_step(
         better = metrics["inversion"] < work.best_loss
         work = work.replace(
             z=optax.apply_updates(work.z, updates_z),
+            key=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(work.key), 0)),
             variables=variables,
             opt_state=opt_state,
             z_opt_state=z_opt_state,

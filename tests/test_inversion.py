@@ -7,11 +7,12 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import inversion, models, modulation
+from ssdkd_jax import augment, inversion, models, modulation
 from ssdkd_jax.tasks import classification
 
 WEIGHTS = inversion.Weights(bn=2.0, oh=0.5, adv=1.5)
 COUNTS = jnp.array([6, 3, 1])
+AS_IS = augment.make(False, 0)
 
 
 def no_phi(class_counts, labels, confidence):
@@ -23,6 +24,7 @@ def work_of(z, variables):
         z=z,
         targets=jnp.arange(z.shape[0]) % tiny.CLASSES,
         class_counts=COUNTS,
+        key=jax.random.key_data(jax.random.key(5)),
         variables=variables,
         opt_state=(),
         z_opt_state=(),
@@ -40,8 +42,9 @@ def problem(teacher_variables):
     student = network.init(jax.random.key(1))
     task = classification.make(tiny.CLASSES, 4.0)
 
-    def make(phi, weights=WEIGHTS):
-        return inversion.make_loss(inversion.Models(generator, network, network), task, weights, phi, 5.0, None)
+    def make(phi, weights=WEIGHTS, view=AS_IS):
+        networks = inversion.Models(generator, network, network)
+        return inversion.make_loss(networks, task, weights, phi, 5.0, view, None)
 
     work = work_of(jax.random.normal(jax.random.key(2), (8, 6)), generator.init(jax.random.key(3)))
     return make, work, teacher_variables, student, network
@@ -114,6 +117,31 @@ def test_phi_acts_as_a_constant_in_the_gradient(problem):
     moving, fixed = (differentiate(make(f, weights), problem) for f in (phi, lambda *_: frozen))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-5), moving, fixed)
     assert np.ptp(frozen) > 0.1 * np.max(frozen)
+
+
+def test_teacher_and_student_see_one_view_of_the_images_and_the_images_are_kept_unseen(problem):
+    make, work, teacher, student, network = problem
+
+    def reversed_view(key, image):
+        return image[::-1] * (jax.random.uniform(key) < 0.5)
+
+    plain, viewed = make(no_phi), make(no_phi, view=reversed_view)
+    arguments = work.variables["params"], work.z, work, teacher, student
+    x, seen = (jax.jit(loss)(*arguments)[1] for loss in (plain, viewed))
+    np.testing.assert_array_equal(x[0], seen[0])
+    keys = jax.random.split(jax.random.wrap_key_data(work.key), 8)
+    views = jnp.stack([reversed_view(key, image) for key, image in zip(keys, x[0], strict=True)])
+    p = tiny.softmax(network.apply(teacher, views))
+    expected = -np.log(p[np.arange(8), np.asarray(work.targets)]).mean()
+    assert float(seen[2]["oh"]) == pytest.approx(expected, rel=1e-4)
+    assert float(x[2]["oh"]) != pytest.approx(expected, rel=1e-2)
+
+
+def test_each_inner_step_takes_new_views(single):
+    job, state, teacher = single
+    work = jax.jit(job.method.synthesis.begin)(state.method, jax.random.key(0))
+    moved, _ = jax.jit(job.method.synthesis.step)(work, teacher, state.student.variables)
+    assert not np.array_equal(work.key, moved.key)
 
 
 @pytest.mark.parametrize("rate", [0.3, 1.2])

@@ -56,6 +56,8 @@ def config_defaults():
         synthesis__width=4,
         synthesis__oh=0.5,
         synthesis__adv=1.0,
+        synthesis__flip=True,
+        synthesis__shift=1,
         buffer__size=SLOTS,
         sampler__name="policy_gradient",
         views__count=3,

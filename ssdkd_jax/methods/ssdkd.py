@@ -33,6 +33,7 @@ class Settings(NamedTuple):
         start: how the generator persists over rounds.
         phi: the modulating function.
         phi_clip: upper bound of a normalised phi in the inversion loss.
+        jitter: the view that teacher and student take of an image during inversion.
         ask: (class_counts, batch) -> class probabilities asked of the next batch.
         level_classes: whether eviction takes from the largest classes first.
         half_life: rounds in which a slot's worth halves; 0 for never.
@@ -56,6 +57,7 @@ class Settings(NamedTuple):
     start: generator.Start
     phi: modulation.Phi
     phi_clip: float
+    jitter: augment.View
     ask: Callable[[Array, int], Array]
     level_classes: bool
     half_life: float
@@ -115,11 +117,11 @@ def make_init(s: Settings, models: inversion.Models) -> Callable[[Key], State]:
 
 def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Synthesis:
     """Ask for classes that the buffer lacks, invert, and put the best images in the least worthy slots."""
-    loss = inversion.make_loss(models, task, s.weights, s.phi, s.phi_clip, axis)
+    loss = inversion.make_loss(models, task, s.weights, s.phi, s.phi_clip, s.jitter, axis)
     describe = make_describe(s, models, task, axis)
 
     def begin(state: State, key: Key) -> inversion.Work:
-        key_targets, key_z = jax.random.split(key)
+        key_targets, key_z, key_views = jax.random.split(key, 3)
         class_counts = replay_buffer.class_counts(state.buffer.index, task.classes)
         targets = task.targets(key_targets, s.ask(class_counts, s.synthesis_batch), s.synthesis_batch)
         return inversion.begin(
@@ -128,6 +130,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
             targets,
             generator.latents(key_z, task.target_codes(targets), s.latent_size, s.class_code),
             class_counts,
+            key_views,
             image_shape=s.image_shape,
             tx_z=s.tx_z,
             axis=axis,
