@@ -76,12 +76,18 @@ class Board:
 
 
 def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = 12) -> np.ndarray:
-    """The first images of each class, a row a class: uint8 [rows, columns, D], white where there is none."""
+    """Images of each class, a row a class: uint8 [rows, columns, D], white where there is none.
+
+    Of a class with more than `per_class` images, those evenly spread over its slots: a buffer's first
+    slots hold its oldest images.
+    """
     height, width, channels = images.shape[1:]
     shown = min(classes, 20)
     grid = np.full((shown, height + 2, per_class, width + 2, channels), 255, np.uint8)
     for row in range(shown):
-        for column, slot in enumerate(np.flatnonzero(labels == row)[:per_class]):
+        slots = np.flatnonzero(labels == row)
+        chosen = np.linspace(0, len(slots) - 1, min(per_class, len(slots))).astype(int)
+        for column, slot in enumerate(slots[chosen]):
             grid[row, 1:-1, column, 1:-1] = images[slot]
     return grid.reshape(shown * (height + 2), per_class * (width + 2), channels)
 
