@@ -15,7 +15,7 @@ def default() -> ConfigDict:
                 folder="",  # of the IDX .gz files, or tfds's data directory; '' for tfds's own
             ),
             teacher=dict(
-                model="wrn16_1",  # wrnDEPTH_WIDTH, or 'package.module:Class' called with classes=C
+                model="wrn16_1",  # one of models.NAMES, or 'package.module:Class' called with classes=C
                 checkpoint="",  # folder of a saved teacher; '' trains one under the workdir first
                 epochs=20,
                 batch=128,

@@ -56,15 +56,25 @@ def test_an_image_size_that_a_wrn_cannot_take(shape):
         build.check(wide, inputs, build.network("wrn10_1", inputs, None), variables)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg8", "mobilenetv2"])
+@pytest.mark.parametrize("shape", [(4, 8, 3), (8, 7, 1)])
+def test_an_image_that_is_too_small_for_the_zoo(name, shape):
+    network = models.bind(models.by_name(name, 3), shape)
+    with pytest.raises(
+        ValueError, match=rf"at least 8x8 pixels, not of shape \(1, {shape[0]}, {shape[1]}, {shape[2]}\)"
+    ):
+        jax.eval_shape(network.init, jax.random.key(0))
+
+
 def test_an_image_size_that_the_generator_cannot_make():
     generator = models.bind(models.Generator((10, 8, 1), 2), (6,))
     with pytest.raises(ValueError, match=r"divisible by 4, not \(10, 8\)"):
         jax.eval_shape(generator.init, jax.random.key(0))
 
 
-@pytest.mark.parametrize(("name", "near"), [("wrn16x1", "wrn16_1"), ("resnet", "wrn"), ("wrn40-2", "wrn40_2")])
-def test_an_unknown_model_is_answered_with_the_nearest(name, near):
-    with pytest.raises(ValueError, match=f"Unknown model '{name}'; did you mean '{near}"):
+@pytest.mark.parametrize(("name", "near"), [("wrn16x1", "wrn16_1"), ("resnet81", "resnet18"), ("wrn40-2", "wrn40_2")])
+def test_an_unknown_model_is_answered_with_the_nearest_and_the_list(name, near):
+    with pytest.raises(ValueError, match=f"Unknown model '{name}'; did you mean '{near}.* vgg8, .*wrn40_2"):
         models.by_name(name, 10)
 
 

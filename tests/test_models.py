@@ -39,6 +39,37 @@ def test_wrn40_2_has_exactly_the_parameters_of_the_peers():
     assert wrn_parameters(40, 2, 10) == 2243546
 
 
+@pytest.mark.parametrize(
+    ("name", "published", "norms"),
+    [
+        ("resnet18", 11173962, 20),
+        ("resnet34", 21282122, 36),
+        ("resnet50", 23520842, 53),
+        ("vgg8", 3918858, 5),
+        ("vgg11", 9231114, 8),
+        ("vgg13", 9416010, 10),
+        ("mobilenetv2", 2236682, 52),
+    ],
+)
+def test_the_zoo_has_the_peers_number_of_parameters_and_batch_norms(name, published, norms):
+    def count(classes, channels):
+        network = models.bind(models.by_name(name, classes), (32, 32, channels))
+        variables = jax.eval_shape(lambda key: network.init(key), jax.random.key(0))
+        return models.parameter_count(variables), len(jax.tree.leaves(variables["batch_stats"])) // 2, variables
+
+    total, found, variables = count(10, 3)
+    assert (total, found) == (published, norms)
+    stem, head = (leaf["kernel"].shape for leaf in ends(variables["params"]))
+    assert count(7, 1)[0] == total - 2 * 9 * stem[-1] - 3 * (head[0] + 1)
+
+
+def ends(params):
+    """The first convolution and the last linear layer."""
+    first = next(name for name in ("conv1", "block0_conv0", "stem") if name in params)
+    last = next(name for name in ("linear", "classifier") if name in params)
+    return params[first], params[last]
+
+
 @pytest.mark.parametrize(("classes", "channels"), [(10, 1), (100, 3)])
 def test_wrn_counts_follow_classes_and_channels(classes, channels):
     network = models.bind(models.by_name("wrn10_1", classes), (8, 8, channels))

@@ -14,17 +14,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax.models import wrn
+from ssdkd_jax.models import mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
 
 __all__ = ["Generator", "bind", "by_name", "parameter_count"]
 
-NAMES = ("wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
+ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO}
+NAMES = (*ZOO, "wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
 
 
 def by_name(name: str, classes: int) -> nn.Module:
-    """The classifier called `name`, such as 'wrn40_2' (any depth 6 n + 4 and any width).
+    """The classifier called `name`, one of `NAMES` or a 'wrnDEPTH_WIDTH' of any depth 6 n + 4 and any width.
 
     Args:
         name: of the zoo; or 'package.module:Class', the user's own, called with `classes=classes`.
@@ -34,10 +35,12 @@ def by_name(name: str, classes: int) -> nn.Module:
     """
     if ":" in name:
         return _imported(name)(classes=classes)
+    if name in ZOO:
+        return ZOO[name](classes=classes)
     if (size := wrn.parse(name)) is not None:
         return wrn.WideResNet(*size, classes=classes)
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
-    raise ValueError(f"Unknown model '{name}'; did you mean '{near}'? Known: wrnDEPTH_WIDTH ({', '.join(NAMES)}).")
+    raise ValueError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
 
 
 def _imported(name: str) -> Callable[..., nn.Module]:

@@ -7,11 +7,8 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm
 from ssdkd_jax.types import Array
-
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bias=False)
-Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding="VALID", use_bias=False)
-he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Block(nn.Module):
@@ -23,13 +20,12 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = partial(Conv3x3, features=self.features, kernel_init=he_normal)
         strides = (self.stride, self.stride)
         out = nn.relu(self.norm(name="bn1")(x))
         if x.shape[-1] != self.features:
-            x = Conv1x1(self.features, strides=strides, kernel_init=he_normal, name="convShortcut")(out)
-        out = conv(strides=strides, name="conv1")(out)
-        out = conv(name="conv2")(nn.relu(self.norm(name="bn2")(out)))
+            x = Conv1x1(self.features, strides=strides, name="convShortcut")(out)
+        out = Conv3x3(self.features, strides=strides, name="conv1")(out)
+        out = Conv3x3(self.features, name="conv2")(nn.relu(self.norm(name="bn2")(out)))
         return x + out
 
 
@@ -60,10 +56,8 @@ class WideResNet(nn.Module):
             raise ValueError(f"WRN depth {self.depth} is not 6 n + 4; use 10, 16, 22, 28 or 40.")
         if images.shape[1] % 4 or images.shape[2] % 4:
             raise ValueError(f"WRN takes image sizes divisible by 4, not {images.shape[1:3]}.")
-        norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name
-        )
-        x = Conv3x3(16, kernel_init=he_normal, name="conv1")(images)
+        norm = batch_norm(train, self.axis_name)
+        x = Conv3x3(16, name="conv1")(images)
         for group, features in enumerate((16, 32, 64)):
             for index in range(blocks):
                 stride = 2 if group > 0 and index == 0 else 1

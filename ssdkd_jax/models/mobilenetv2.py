@@ -1,0 +1,75 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018), with the strides that the peers' CIFAR checkpoints were trained with.
+
+These are the original's, 32 in all: the last features of a 32x32 image are a single pixel.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images
+from ssdkd_jax.types import Array
+
+GROUPS = (  # expansion, features, blocks, stride of the first
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class Block(nn.Module):
+    """Inverted residual: widen, filter each channel, narrow without an activation."""
+
+    features: int
+    stride: int
+    expansion: int
+    norm: partial
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        strides, wide, out = (self.stride, self.stride), self.expansion * x.shape[-1], x
+        if self.expansion > 1:
+            out = nn.relu6(self.norm(name="expand_bn")(Conv1x1(wide, name="expand")(out)))
+        out = Conv3x3(wide, strides=strides, feature_group_count=wide, name="depthwise")(out)
+        out = nn.relu6(self.norm(name="depthwise_bn")(out))
+        out = self.norm(name="project_bn")(Conv1x1(self.features, name="project")(out))
+        return x + out if self.stride == 1 and x.shape[-1] == self.features else out
+
+
+class MobileNetV2(nn.Module):
+    """Seventeen inverted residuals between a strided stem and a 1x1 head of 1,280 features, without dropout.
+
+    Attributes:
+        classes: C.
+        axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+    """
+
+    classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool) -> Array:
+        """images [B, H, W, D], H and W at least 8 -> logits [B, C].
+
+        Raises:
+            ValueError: for smaller images.
+        """
+        check_images(images, 8, "MobileNetV2")
+        norm, number = batch_norm(train, self.axis_name), 0
+        x = nn.relu6(norm(name="stem_bn")(Conv3x3(32, strides=(2, 2), name="stem")(images)))
+        for expansion, features, blocks, stride in GROUPS:
+            for index in range(blocks):
+                number += 1
+                x = Block(features, stride if index == 0 else 1, expansion, norm, name=f"block{number}")(x)
+        x = nn.relu6(norm(name="head_bn")(Conv1x1(1280, name="head")(x)))
+        return nn.Dense(self.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
+
+
+ZOO = {"mobilenetv2": MobileNetV2}
