@@ -1,0 +1,55 @@
+"""A PyTorch checkpoint as a saved model of this package.
+
+    python experiments/import_torch.py --checkpoint=wrn40_2.pth --mean=0.4914,0.4822,0.4465 \\
+      --std=0.2023,0.1994,0.2010 --output=teachers/wrn40_2
+
+The architecture is recognised by its keys where --model does not name it. A .pth or .pt file needs
+PyTorch (pip install '.[torch]'), a .safetensors file does not. Nothing in the file is run.
+"""
+
+from __future__ import annotations
+
+import common
+from absl import flags
+
+from ssdkd_jax import build, models
+from ssdkd_jax.models import saved, torch_import
+from ssdkd_jax.types import named_leaves
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth, .pt or .safetensors file.")
+MODEL = flags.DEFINE_string("model", None, "Its name in the zoo; recognised where not given.")
+MEAN = flags.DEFINE_list("mean", None, "Mean of its normalisation, a number per channel (or one for all), in [0, 1].")
+STD = flags.DEFINE_list("std", None, "Standard deviation of its normalisation, likewise.")
+IMAGE_SIZE = flags.DEFINE_list("image_size", ["32"], "Pixels, as SIZE or HEIGHT,WIDTH.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder to save it in.")
+
+
+def main() -> None:
+    """Import, save, and say what it is."""
+    height, width = (_numbers("image_size", IMAGE_SIZE.value, int) * 2)[:2]
+    mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
+    found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
+    if {len(mean), len(std)} - {1, found.channels} or min(std) <= 0:
+        raise ValueError(
+            f"mean = {mean} and std = {std} do not normalise {found.channels} channels; give 1 or {found.channels} "
+            "numbers each, with std above 0."
+        )
+    inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
+    saved.save(OUTPUT.value, found.variables, common.note(found.model, inputs))
+    how = "named" if MODEL.value else "recognised by its keys"
+    norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
+    print(
+        f"{found.model} ({how}), {found.classes} classes, images {height}x{width}x{found.channels}, "
+        f"{models.parameter_count(found.variables):,} parameters, {norms} BatchNorms: saved in {OUTPUT.value}"
+    )
+
+
+def _numbers(name: str, texts: list[str], kind: type) -> list:
+    try:
+        return [kind(text) for text in texts]
+    except ValueError as error:
+        raise ValueError(f"--{name}={','.join(texts)} is not a list of numbers; write it as 1,2,3.") from error
+
+
+if __name__ == "__main__":
+    common.launch(main, required=("checkpoint", "mean", "std", "output"))

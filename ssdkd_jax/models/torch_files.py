@@ -1,0 +1,166 @@
+"""PyTorch checkpoints as files: .pth and .pt through PyTorch (an optional extra), .safetensors without it.
+
+A checkpoint is untrusted input. Tensors alone are read; sizes are checked against the file before
+anything is copied out of it; nothing in it is ever run. PyTorch older than 2.10 is refused, since
+its `weights_only` could be made to run code (CVE-2025-32434, CVE-2026-24747).
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+TORCH = (2, 10)
+WRAPPERS = ("state_dict", "model", "net")
+DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
+
+
+class Stored(NamedTuple):
+    """A tensor in a file; `np.asarray` reads it.
+
+    Attributes:
+        shape: of the tensor.
+        dtype: of the array that is read.
+        read: the array; anew on each call, so that one at a time is in memory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.read(), dtype=dtype, copy=copy)
+
+
+def read(path: str | Path) -> dict[str, Stored]:
+    """The tensors of a checkpoint by key, without 'module.' prefixes; their contents are not read yet.
+
+    Args:
+        path: .safetensors; or .pth or .pt with a state dict, bare or under 'state_dict', 'model' or 'net'.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: where it is not whole, holds anything but tensors, or declares more than it holds;
+            or where PyTorch is needed and is missing or too old.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint '{path}'; give the path of a .pth, .pt or .safetensors file.")
+    readers = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
+    if path.suffix not in readers:
+        raise ValueError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it to what it is.")
+    found = readers[path.suffix](path)
+    declared = sum(math.prod(max(size, 1) for size in tensor.shape) for tensor in found.values())
+    if declared > path.stat().st_size:
+        raise ValueError(f"'{path}' declares {declared} numbers but has fewer bytes; use another copy of it.")
+    state = {key.removeprefix("module."): tensor for key, tensor in found.items()}
+    if not state or len(state) != len(found):
+        raise ValueError(f"'{path}' holds no state dict; save model.state_dict() and nothing else.")
+    return state
+
+
+def write(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
+    """Write a state dict, whole or not at all.
+
+    Args:
+        path: .safetensors, .pth or .pt.
+        state: as of `torch_layout.to_torch`.
+
+    Raises:
+        ValueError: for another ending, or where PyTorch is needed and is missing.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        write_bytes(path, safetensors.numpy.save(dict(state)))
+        return
+    if path.suffix not in (".pth", ".pt"):
+        raise ValueError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it.")
+    torch = _torch()
+    partial = _partial(path)
+    torch.save({key: torch.from_numpy(array) for key, array in state.items()}, partial)
+    partial.rename(path)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = _partial(Path(path))
+    partial.write_bytes(content)
+    partial.rename(path)
+
+
+def _partial(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(path.name + ".partial")
+
+
+def _read_safetensors(path: Path) -> dict[str, Stored]:
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is not a whole .safetensors file ({error}); fetch it again.") from error
+    unknown = {part.get_dtype() for part in slices.values()} - DTYPES.keys()
+    if unknown:
+        raise ValueError(f"'{path}' holds numbers of type {', '.join(sorted(unknown))}; save it in float32.")
+
+    def stored(key: str) -> Stored:
+        dtype = np.dtype(DTYPES[slices[key].get_dtype()])
+        return Stored(tuple(slices[key].get_shape()), dtype, lambda: file.get_tensor(key))
+
+    return {key: stored(key) for key in slices}
+
+
+def _read_torch(path: Path) -> dict[str, Stored]:
+    torch = _torch()
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"PK"
+        if zipped and any(entry.compress_type for entry in zipfile.ZipFile(path).infolist()):
+            raise ValueError("it is compressed")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # whatever a hostile file makes the readers raise
+        raise ValueError(
+            f"'{path}' is not a whole PyTorch file of plain tensors ({type(error).__name__}), and nothing in it was "
+            "run; save model.state_dict() again."
+        ) from error
+    content = content if isinstance(content, dict) else {}
+    content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), content)
+    for key, value in content.items():
+        if not (isinstance(key, str) and _dense(torch, value)):
+            raise ValueError(f"'{key}' in '{path}' is not a dense tensor of numbers; save model.state_dict() alone.")
+    return {key: _stored(tensor) for key, tensor in content.items()}
+
+
+def _dense(torch: Any, value: object) -> bool:
+    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_quantized:
+        return False
+    known = value.is_floating_point() or str(value.dtype).removeprefix("torch.") in ("int64", "int32", "int8", "uint8")
+    return known and value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _stored(tensor: Any) -> Stored:
+    floating = tensor.is_floating_point()
+    dtype = np.dtype(np.float32 if floating else str(tensor.dtype).removeprefix("torch."))
+    return Stored(tuple(tensor.shape), dtype, lambda: (tensor.detach().float() if floating else tensor).numpy())
+
+
+def _torch() -> Any:
+    """PyTorch, which only this file imports.
+
+    Raises:
+        ValueError: where it is missing or too old.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError("PyTorch files need PyTorch: pip install '.[torch]', or use .safetensors instead.") from error
+    if torch.__version__ < TORCH:
+        raise ValueError(f"PyTorch {torch.__version__} can be made to run code by a file; install 2.10 or newer.")
+    return torch

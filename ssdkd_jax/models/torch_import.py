@@ -1,0 +1,118 @@
+"""From a PyTorch checkpoint to a model of the zoo, recognised by its keys and shapes where it is not named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from ssdkd_jax import models
+from ssdkd_jax.models import resnet, torch_files, torch_layout, vgg
+from ssdkd_jax.types import Variables
+
+
+class Imported(NamedTuple):
+    """A model of the zoo with the weights of a checkpoint.
+
+    Attributes:
+        model: its name.
+        classes: C.
+        channels: D.
+        variables: float32 numpy arrays.
+    """
+
+    model: str
+    classes: int
+    channels: int
+    variables: Variables
+
+
+def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | None = None) -> Imported:
+    """The model in a .pth, .pt or .safetensors file.
+
+    Args:
+        image_size: (H, W) that it is to take.
+        model: its name in the zoo; None recognises it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `torch_files.read` and `torch_layout.from_torch`; or where
+            no model of the zoo is named or recognised.
+    """
+    state = torch_files.read(path)
+    guess = recognise(state)
+    name = model or guess
+    if name is None:
+        raise ValueError(
+            f"The keys of '{path}' ({torch_layout.some(state, 3)}) are those of no model of the zoo; write it as a "
+            "linen module and map its keys with torch_layout.from_torch."
+        )
+    layout = torch_layout.of(name)
+    classes, channels = sizes(state, name)
+    network = models.bind(models.by_name(name, classes), (*image_size, channels))
+    try:
+        variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), layout)
+    except ValueError as error:
+        hint = f" They look like those of '{guess}'." if guess not in (None, name) else ""
+        raise ValueError(f"Cannot read '{path}' as a '{name}': {error}{hint}") from error
+    return Imported(name, classes, channels, variables)
+
+
+def recognise(state: Mapping[str, torch_layout.Array]) -> str | None:
+    """The name of the zoo's model that has blocks of these keys and widths, or None."""
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    return next((name for family in _FAMILIES.values() if (name := family.name(shapes))), None)
+
+
+def sizes(state: Mapping[str, torch_layout.Array], model: str) -> tuple[int, int]:
+    """(classes, channels) by the last bias and the first convolution; 1 for what is not there."""
+    family = next(family for prefix, family in _FAMILIES.items() if model.startswith(prefix))
+    head, stem = (tuple(state[key].shape) if key in state else () for key in (family.head, family.stem))
+    return head[0] if head else 1, stem[1] if len(stem) == 4 else 1
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _wrn(shapes: Shapes) -> str | None:
+    blocks = _count(shapes, r"block1\.layer\.\d+\.conv1\.weight")
+    width = shapes.get("block1.layer.0.conv1.weight", (0,))[0] // 16
+    return f"wrn{6 * blocks + 4}_{width}" if blocks and width else None
+
+
+def _resnet(shapes: Shapes) -> str | None:
+    blocks = tuple(_count(shapes, rf"layer{group}\.\d+\.conv1\.weight") for group in (1, 2, 3, 4))
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    return {partial.args: name for name, partial in resnet.ZOO.items()}.get((blocks, bottleneck))
+
+
+def _vgg(shapes: Shapes) -> str | None:
+    keys = [[f"block{block}.{index}.weight" for index in (0, 3)] for block in range(5)]
+    widths = tuple(tuple(shapes[key][0] for key in block if shapes.get(key)) for block in keys)
+    return {partial.args: name for name, partial in vgg.ZOO.items()}.get((widths,))
+
+
+def _mobilenetv2(shapes: Shapes) -> str | None:
+    return "mobilenetv2" if "features.17.conv.2.weight" in shapes else None
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return sum(re.fullmatch(pattern, key) is not None for key in shapes)
+
+
+class _Family(NamedTuple):
+    """How a family is recognised, and the keys that tell the channels and the classes."""
+
+    name: Callable[[Shapes], str | None]
+    stem: str
+    head: str
+
+
+_FAMILIES = {
+    "wrn": _Family(_wrn, "conv1.weight", "fc.bias"),
+    "resnet": _Family(_resnet, "conv1.weight", "linear.bias"),
+    "vgg": _Family(_vgg, "block0.0.weight", "classifier.bias"),
+    "mobilenetv2": _Family(_mobilenetv2, "features.0.0.weight", "classifier.1.bias"),
+}

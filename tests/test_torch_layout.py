@@ -1,0 +1,127 @@
+"""The mapping between PyTorch keys and linen variables, without PyTorch."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+import tiny
+import zoo_weights
+from test_torch_parity import shapes, zoo_state
+
+from ssdkd_jax import models
+from ssdkd_jax.models import torch_files, torch_import, torch_layout
+
+NAME = "wrn16_1"
+
+
+def imported(state, name=NAME):
+    return torch_layout.from_torch(state, shapes(name), torch_layout.of(name))
+
+
+@pytest.mark.parametrize("name", zoo_weights.NAMES)
+def test_out_and_in_again_are_the_same_arrays(name, tmp_path):
+    state, layout = zoo_state(name), torch_layout.of(name)
+    variables = imported(state, name)
+    torch_files.write(tmp_path / "model.safetensors", torch_layout.to_torch(variables, layout))
+    again = torch_import.load(tmp_path / "model.safetensors")
+    assert (again.model, again.classes, again.channels) == (name, zoo_weights.CLASSES, zoo_weights.CHANNELS)
+    assert tiny.tree_equal(again.variables, variables)
+    exported = torch_layout.to_torch(again.variables, layout)
+    assert exported.keys() == state.keys()
+    assert all(np.array_equal(exported[key], state[key]) for key in state if "tracked" not in key)
+
+
+def test_all_that_does_not_fit_is_one_error():
+    state = zoo_state(NAME)
+    del state["block1.layer.0.conv1.weight"], state["fc.bias"]
+    state["conv1.weight"] = state["conv1.weight"][:, :, :1]
+    state["extra.weight"] = state["bn1.weight"]
+    with pytest.raises(ValueError) as error:
+        imported(state)
+    for part in (
+        "missing: block1.layer.0.conv1.weight, fc.bias",
+        "unused: extra.weight",
+        "of another shape: conv1.weight [16, 2, 1, 3] instead of [16, 2, 3, 3]",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(value):
+    state = zoo_state(NAME)
+    state["block2.layer.0.conv1.weight"][0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"hold NaN or infinity \(block2\.layer\.0\.conv1\.weight\)"):
+        imported(state)
+
+
+def test_a_negative_variance():
+    state = zoo_state(NAME)
+    state["bn1.running_var"][3] = -0.1
+    with pytest.raises(ValueError, match=r"are negative variances \(bn1\.running_var\)"):
+        imported(state)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.complex64, bool])
+def test_numbers_of_another_kind(dtype):
+    state = zoo_state(NAME)
+    state["fc.weight"] = state["fc.weight"].astype(dtype)
+    with pytest.raises(ValueError, match=r"not of floating-point numbers \(fc\.weight\)"):
+        imported(state)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_become_float32(dtype):
+    state = zoo_state(NAME)
+    state = {key: value if "tracked" in key else value.astype(dtype) for key, value in state.items()}
+    variables = imported(state)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(variables["params"]["fc"]["bias"], state["fc.bias"].astype(np.float32))
+
+
+def test_a_model_without_a_layout():
+    with pytest.raises(ValueError, match="No layout is known for the model 'tiny:Tiny'; pass one of your own"):
+        torch_layout.of("tiny:Tiny")
+
+
+def test_a_layout_that_gives_two_arrays_one_key():
+    with pytest.raises(ValueError, match=r"the key layer\.bn\.bias.*more specific"):
+        torch_layout.keys(shapes(NAME), [(r".*bn\d", "layer.bn")])
+
+
+def test_an_array_that_pytorch_does_not_have():
+    with pytest.raises(ValueError, match=r"'params\.dense\.alpha' has no PyTorch counterpart"):
+        torch_layout.keys({"params": {"dense": {"alpha": np.zeros(3)}}}, ())
+
+
+class MyNet(nn.Module):
+    """The README's example of an architecture of one's own."""
+
+    classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Conv(8, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), name="stem")(images)
+        x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name, name="norm")(x)
+        x = nn.relu(x).transpose(0, 3, 1, 2)  # PyTorch flattens channels first
+        return nn.Dense(self.classes, name="head")(x.reshape(len(x), -1))
+
+
+LAYOUT = [(r"^stem$", "features.0"), (r"^norm$", "features.1"), (r"^head$", "classifier")]
+
+
+def test_an_architecture_of_ones_own_has_the_logits_of_pytorch(rng):
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.Sequential()
+    layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    theirs.add_module("features", torch.nn.Sequential(*layers))
+    theirs.add_module("flatten", torch.nn.Flatten())
+    theirs.add_module("classifier", torch.nn.Linear(8 * 4 * 4, 5))
+    state = {key: zoo_weights.array(key, value.shape) for key, value in theirs.state_dict().items()}
+    theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
+    network = models.bind(MyNet(5), (8, 8, 3))
+    variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), LAYOUT)
+    images = rng.random((2, 8, 8, 3), np.float32)
+    expected = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).detach().numpy()
+    np.testing.assert_allclose(network.apply(variables, images), expected, rtol=1e-4, atol=1e-5)
+    assert torch_layout.to_torch(variables, LAYOUT).keys() == state.keys()
