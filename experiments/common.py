@@ -50,7 +50,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         hint = f"; did you mean '{near.group(1)}'?" if near else "."
         sys.exit(f"Error: the config has no field '{field.group(1)}'{hint}" if field else f"Error: {error}")
     except (flags.Error, FileNotFoundError, TypeError) as error:
-        sys.exit("Error: " + " ".join(str(error).split()))
+        sentence = str(error).rpartition("ValueError: ")[2]  # of a config file, below its traceback
+        sys.exit("Error: " + " ".join(sentence.split()))
 
 
 def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:

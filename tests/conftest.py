@@ -56,6 +56,12 @@ def compiled(teacher_variables):
     return job, programs, jax.tree.map(np.asarray, state), teacher
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Folder of the compiled programs of scripts under test."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def background_run(request, tmp_path_factory):
     """distill.py, started before the first test where a test will ask for it: (workdir, process)."""

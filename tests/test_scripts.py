@@ -47,7 +47,7 @@ def environment(cache):
 
 def start(cache, script, *arguments, config=ROOT / "configs" / "digits.py"):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments" / script), f"--config={config}", *arguments],
+        [sys.executable, str(ROOT / "experiments" / script), *([f"--config={config}"] if config else []), *arguments],
         env=environment(cache),
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -60,11 +60,6 @@ def finish(process):
     """(exit code, stdout, stderr)."""
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +152,14 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, cache, fields, sentence)
     last = err.strip().splitlines()[-1]
     assert last.startswith("Error: ")
     assert sentence in last
+
+
+@pytest.mark.slow
+def test_an_unknown_pair_is_one_sentence(tmp_path, cache):
+    code, _, err = finish(start(cache, "distill.py", f"--workdir={tmp_path}", config="configs/cifar10.py:vgg_resnet18"))
+    assert code == 1
+    assert err.startswith("Error: Unknown pair 'vgg_resnet18'; did you mean 'vgg11_resnet18'?")
+    assert len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

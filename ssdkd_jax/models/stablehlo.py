@@ -1,0 +1,41 @@
+"""A classifier as one StableHLO artefact that jax alone runs: weights, normalisation and any batch size inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+from jax import export
+
+from ssdkd_jax import augment
+from ssdkd_jax.types import Array, Network, Variables
+
+INPUTS = ("uint8", "float32")
+
+
+def serialize(
+    network: Network,
+    variables: Variables,
+    image_shape: Sequence[int],
+    images: str = "uint8",
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+) -> bytes:
+    """What `jax.export.deserialize` reads; its `call` takes images [B, H, W, D], any B, to logits [B, C].
+
+    Args:
+        image_shape: (H, W, D).
+        images: 'uint8' in [0, 255], or 'float32' in [0, 1].
+        platforms: that it is to run on.
+
+    Raises:
+        ValueError: for another type of images.
+    """
+    if images not in INPUTS:
+        raise ValueError(f"Images of type '{images}' are not known; use {' or '.join(INPUTS)}.")
+
+    def predict(batch: Array) -> Array:
+        return network.apply(variables, augment.to_float(batch) if images == "uint8" else batch)
+
+    shape = export.symbolic_shape(f"B, {', '.join(map(str, image_shape))}")
+    traced = export.export(jax.jit(predict), platforms=platforms)(jax.ShapeDtypeStruct(shape, images))
+    return bytes(traced.serialize())
