@@ -1,9 +1,16 @@
-"""CIFAR-100, wrn40_2 -> wrn16_1, a buffer of 5,000 synthetic images (10 % of the real set).
+"""CIFAR-100 and the five pairs of the paper, a buffer of 5,000 synthetic images (10 % of the real set).
 
-    python experiments/distill.py --config=configs/cifar100.py --workdir=runs/cifar100
+    python experiments/distill.py --config=configs/cifar100.py:resnet34_resnet18 --workdir=runs/cifar100
 
-Meant for a GPU or TPU; not yet run at full length, so it has no measured time or accuracy of ours.
-Published for this pair by Fast-DFKD (Fang et al., AAAI 2022, README of its repository): 41.77 %.
+Without a pair, wrn40_2_wrn16_1. Meant for a GPU or TPU; not yet run at full length, so there is no measured
+time or accuracy of ours. Published student accuracy of Fast-DFKD, an earlier method that stores every image
+it makes (Fang et al., AAAI 2022; README of its repository, 'Fast-2'), in percent:
+
+    resnet34_resnet18   69.76
+    vgg11_resnet18      62.83
+    wrn40_2_wrn16_1     41.77
+    wrn40_2_wrn40_1     53.15
+    wrn40_2_wrn16_2     57.08
 """
 
 from ml_collections import ConfigDict
@@ -11,6 +18,6 @@ from ml_collections import ConfigDict
 from ssdkd_jax import config as defaults
 
 
-def get_config() -> ConfigDict:
-    """See ssdkd_jax/config.py for the meaning of every field."""
-    return defaults.cifar("cifar100")
+def get_config(pair: str = "wrn40_2_wrn16_1") -> ConfigDict:
+    """TEACHER_STUDENT, one of `defaults.PAIRS`; see ssdkd_jax/config.py for the meaning of every field."""
+    return defaults.cifar("cifar100", pair)

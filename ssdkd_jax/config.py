@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+
 from ml_collections import ConfigDict, config_dict
 
 
@@ -85,16 +88,30 @@ def default() -> ConfigDict:
     ).lock()
 
 
-def cifar(name: str) -> ConfigDict:
-    """The shared part of cifar10 and cifar100: wrn40_2 -> wrn16_1, a buffer of 5,000 (10 % of the real set).
+PAIRS = ("resnet34_resnet18", "vgg11_resnet18", "wrn40_2_wrn16_1", "wrn40_2_wrn40_1", "wrn40_2_wrn16_2")
+
+
+def cifar(name: str, pair: str) -> ConfigDict:
+    """The shared part of cifar10 and cifar100: a pair of the paper, a buffer of 5,000 (10 % of the real set).
 
     The teacher's recipe is the one that reaches the accuracy published for this family: weight
     decay 5e-4 and 200 epochs.
+
+    Args:
+        name: 'cifar10' or 'cifar100'.
+        pair: TEACHER_STUDENT, one of `PAIRS`.
+
+    Raises:
+        ValueError: for another pair, with the nearest one.
     """
+    if pair not in PAIRS:
+        near = difflib.get_close_matches(pair, PAIRS, n=1, cutoff=0)[0]
+        raise ValueError(f"Unknown pair '{pair}'; did you mean '{near}'? Known: {', '.join(PAIRS)}.")
+    teacher, student = re.findall(r"wrn\d+_\d+|[a-z]+\d+", pair)
     config = default()
     config.data.name = name
-    config.teacher.update(model="wrn40_2", epochs=200, batch=128, lr=0.1, flip=True, shift=4)
-    config.student.update(model="wrn16_1", batch=256)
+    config.teacher.update(model=teacher, epochs=200, batch=128, lr=0.1, weight_decay=5e-4, flip=True, shift=4)
+    config.student.update(model=student, batch=256)
     config.synthesis.update(batch=256, inner_steps=5, latent=256)
     config.buffer.size = 5000
     config.views.shift = 4

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from ssdkd_jax import build, runtime
+from ssdkd_jax import config as defaults
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 INPUTS = {
@@ -18,11 +19,11 @@ INPUTS = {
 }
 
 
-def get_config(path):
+def get_config(path, *pair):
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*pair)
 
 
 def test_there_are_configurations():
@@ -40,6 +41,22 @@ def test_configuration_fits_its_data_and_models(path, one_device):
     assert build.student_steps(config) == (job.plan.rounds - job.plan.warmup) * job.plan.distill_steps
     assert build.yardstick_recipe(config).batch <= config.buffer.size
     assert config.lock().is_locked
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+@pytest.mark.parametrize("pair", defaults.PAIRS)
+def test_each_pair_of_the_paper_has_its_models_and_the_teachers_recipe(name, pair):
+    config = get_config(CONFIGS[0].with_name(f"{name}.py"), pair)
+    assert f"{config.teacher.model}_{config.student.model}" == pair
+    assert config.data.name == name
+    assert (config.teacher.weight_decay, config.teacher.epochs, config.buffer.size) == (5e-4, 200, 5000)
+    student = build.network(config.student.model, INPUTS[name])
+    assert jax.eval_shape(student.init, jax.random.key(0))["params"]
+
+
+def test_an_unknown_pair_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match="Unknown pair 'resnet34-resnet18'; did you mean 'resnet34_resnet18'"):
+        defaults.cifar("cifar10", "resnet34-resnet18")
 
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the allocator's setting is glibc's")
