@@ -13,6 +13,7 @@ from pathlib import Path
 import common
 from absl import flags
 
+from ssdkd_jax import checkpoint
 from ssdkd_jax.models import saved, stablehlo, torch_files, torch_layout
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
@@ -25,14 +26,16 @@ def main() -> None:
     """Export, and say how to feed it."""
     model = saved.load(CHECKPOINT.value, MODEL.value)
     name, mean, std = (model.note[field] for field in ("model", "mean", "std"))
-    if Path(OUTPUT.value).suffix == ".stablehlo":
+    output = Path(OUTPUT.value)
+    if output.suffix == ".stablehlo":
         program = stablehlo.serialize(model.network, model.variables, model.note["image_shape"], IMAGES.value)
-        torch_files.write_bytes(OUTPUT.value, program)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(output, program)
         takes = f"{IMAGES.value} images [B, {', '.join(map(str, model.note['image_shape']))}]"
     else:
-        torch_files.write(OUTPUT.value, torch_layout.to_torch(model.variables, torch_layout.of(name)))
+        torch_files.write(output, torch_layout.to_torch(model.variables, torch_layout.of(name)))
         takes = f"(images - mean) / std with mean {mean} and std {std}"
-    print(f"{name} written to {OUTPUT.value}; it takes {takes}.")
+    print(f"{name} written to {output}; it takes {takes}.")
 
 
 if __name__ == "__main__":

@@ -105,9 +105,14 @@ def _digest(path: Path) -> str:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as file:
-        json.dump(value, file, indent=2)
+    write_bytes(path, json.dumps(value, indent=2).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)

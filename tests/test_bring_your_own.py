@@ -29,7 +29,7 @@ CONFIG = {
 
 def normalised(torch, dataset, images):
     """uint8 [M, H, W, 1] as PyTorch's float [M, 1, H, W]."""
-    return (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - dataset.mean[0]) / dataset.std[0]
+    return (torch.tensor(images).permute(0, 3, 1, 2) / 255 - dataset.mean[0]) / dataset.std[0]
 
 
 def train(torch, model, dataset, steps=150, batch=64):

@@ -46,7 +46,7 @@ def test_the_artefact_gives_the_same_logits_where_jax_is_alone(tmp_path, variabl
     raw = rng.integers(0, 256, (64, 8, 12, 2), np.uint8)
     unit = raw / np.float32(255)
     artefact = stablehlo.serialize(network, variables, (8, 12, 2), kind)
-    torch_files.write_bytes(tmp_path / "model.stablehlo", artefact)
+    (tmp_path / "model.stablehlo").write_bytes(artefact)
     np.save(tmp_path / "images.npy", raw if kind == "uint8" else unit)
     paths = [str(tmp_path / name) for name in ("model.stablehlo", "images.npy", "")]
     subprocess.run([sys.executable, "-c", ALONE, *paths], check=True, timeout=300)

@@ -52,15 +52,17 @@ def test_wrn40_2_has_exactly_the_parameters_of_the_peers():
     ],
 )
 def test_the_zoo_has_the_peers_number_of_parameters_and_batch_norms(name, published, norms):
-    def count(classes, channels):
+    def made(classes, channels):
         network = models.bind(models.by_name(name, classes), (32, 32, channels))
-        variables = jax.eval_shape(lambda key: network.init(key), jax.random.key(0))
-        return models.parameter_count(variables), len(jax.tree.leaves(variables["batch_stats"])) // 2, variables
+        return network, jax.eval_shape(network.init, jax.random.key(0))
 
-    total, found, variables = count(10, 3)
-    assert (total, found) == (published, norms)
+    network, variables = made(10, 3)
+    assert models.parameter_count(variables) == published
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    _, moments = jax.eval_shape(lambda v, x: teacher.apply_with_moments(network, v, x), variables, images)
+    assert len(moments) == norms
     stem, head = (leaf["kernel"].shape for leaf in ends(variables["params"]))
-    assert count(7, 1)[0] == total - 2 * 9 * stem[-1] - 3 * (head[0] + 1)
+    assert models.parameter_count(made(7, 1)[1]) == published - 2 * 9 * stem[-1] - 3 * (head[0] + 1)
 
 
 def ends(params):

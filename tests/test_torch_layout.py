@@ -1,6 +1,7 @@
 """The mapping between PyTorch keys and linen variables, without PyTorch."""
 
-import flax.linen as nn
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tiny
 import zoo_weights
 from test_torch_parity import shapes, zoo_state
 
-from ssdkd_jax import models
+from ssdkd_jax import checkpoint
 from ssdkd_jax.models import torch_files, torch_import, torch_layout
 
 NAME = "wrn16_1"
@@ -93,35 +94,39 @@ def test_an_array_that_pytorch_does_not_have():
         torch_layout.keys({"params": {"dense": {"alpha": np.zeros(3)}}}, ())
 
 
-class MyNet(nn.Module):
-    """The README's example of an architecture of one's own."""
-
-    classes: int
-    axis_name: str | None = None
-
-    @nn.compact
-    def __call__(self, images, train):
-        x = nn.Conv(8, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)), name="stem")(images)
-        x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name, name="norm")(x)
-        x = nn.relu(x).transpose(0, 3, 1, 2)  # PyTorch flattens channels first
-        return nn.Dense(self.classes, name="head")(x.reshape(len(x), -1))
-
-
-LAYOUT = [(r"^stem$", "features.0"), (r"^norm$", "features.1"), (r"^head$", "classifier")]
+@pytest.fixture
+def readme(tmp_path, monkeypatch):
+    """The README's example of an architecture of one's own, run on a file that it reads: (its names, state dict)."""
+    shapes = {"features.0.weight": (8, 3, 3, 3), "features.0.bias": (8,)}
+    shapes |= {f"features.1.{leaf}": (8,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    shapes |= {"features.1.num_batches_tracked": (), "classifier.weight": (10, 8 * 16 * 16), "classifier.bias": (10,)}
+    state = {key: zoo_weights.array(key, shape) for key, shape in shapes.items()}
+    torch_files.write(tmp_path / "my_net.safetensors", state)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    names = {"__name__": "readme"}
+    exec(text.split("<!-- own architecture -->\n```python\n")[1].split("```")[0], names)
+    return names, state
 
 
-def test_an_architecture_of_ones_own_has_the_logits_of_pytorch(rng):
+def test_the_readmes_own_architecture_is_saved_and_exported(readme):
+    names, state = readme
+    exported = torch_layout.to_torch(names["variables"], names["layout"])
+    assert exported.keys() == state.keys()
+    assert all(np.array_equal(exported[key], state[key]) for key in state if "tracked" not in key)
+    assert checkpoint.verify(Path("my_teacher/00000000").absolute())["image_shape"] == [32, 32, 3]
+
+
+def test_the_readmes_own_architecture_has_the_logits_of_pytorch(readme, rng):
     torch = pytest.importorskip("torch")
+    names, state = readme
     theirs = torch.nn.Sequential()
     layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
     theirs.add_module("features", torch.nn.Sequential(*layers))
     theirs.add_module("flatten", torch.nn.Flatten())
-    theirs.add_module("classifier", torch.nn.Linear(8 * 4 * 4, 5))
-    state = {key: zoo_weights.array(key, value.shape) for key, value in theirs.state_dict().items()}
+    theirs.add_module("classifier", torch.nn.Linear(8 * 16 * 16, 10))
     theirs.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
-    network = models.bind(MyNet(5), (8, 8, 3))
-    variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), LAYOUT)
-    images = rng.random((2, 8, 8, 3), np.float32)
+    images = rng.random((2, 32, 32, 3), np.float32)
     expected = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).detach().numpy()
-    np.testing.assert_allclose(network.apply(variables, images), expected, rtol=1e-4, atol=1e-5)
-    assert torch_layout.to_torch(variables, LAYOUT).keys() == state.keys()
+    found = names["MyNet"](classes=10).apply(names["variables"], images, False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

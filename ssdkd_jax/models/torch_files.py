@@ -7,6 +7,7 @@ its `weights_only` could be made to run code (CVE-2025-32434, CVE-2026-24747).
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,7 +18,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ssdkd_jax import checkpoint
+
 TORCH = (2, 10)
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
 WRAPPERS = ("state_dict", "model", "net")
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1"}
 
@@ -78,26 +82,19 @@ def write(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
-        write_bytes(path, safetensors.numpy.save(dict(state)))
-        return
-    if path.suffix not in (".pth", ".pt"):
+        content = safetensors.numpy.save(dict(state))
+    elif path.suffix in (".pth", ".pt"):
+        content = _torch_bytes(state)
+    else:
         raise ValueError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it.")
-    torch = _torch()
-    partial = _partial(path)
-    torch.save({key: torch.from_numpy(array) for key, array in state.items()}, partial)
-    partial.rename(path)
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = _partial(Path(path))
-    partial.write_bytes(content)
-    partial.rename(path)
-
-
-def _partial(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(path.name + ".partial")
+    checkpoint.write_bytes(path, content)
+
+
+def _torch_bytes(state: Mapping[str, np.ndarray]) -> bytes:
+    torch, buffer = _torch(), io.BytesIO()
+    torch.save({key: torch.from_numpy(array) for key, array in state.items()}, buffer)
+    return buffer.getvalue()
 
 
 def _read_safetensors(path: Path) -> dict[str, Stored]:
@@ -141,7 +138,7 @@ def _read_torch(path: Path) -> dict[str, Stored]:
 def _dense(torch: Any, value: object) -> bool:
     if not isinstance(value, torch.Tensor) or value.is_nested or value.is_quantized:
         return False
-    known = value.is_floating_point() or str(value.dtype).removeprefix("torch.") in ("int64", "int32", "int8", "uint8")
+    known = value.is_floating_point() or str(value.dtype).removeprefix("torch.") in INTEGERS
     return known and value.layout == torch.strided and value.device.type == "cpu"
 
 

@@ -51,6 +51,8 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
         )
     layout = torch_layout.of(name)
     classes, channels = sizes(state, name)
+    if min(classes, channels) < 1:
+        raise ValueError(f"'{path}' has {classes} classes and {channels} channels; use another copy of it.")
     network = models.bind(models.by_name(name, classes), (*image_size, channels))
     try:
         variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), layout)
@@ -60,13 +62,13 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
     return Imported(name, classes, channels, variables)
 
 
-def recognise(state: Mapping[str, torch_layout.Array]) -> str | None:
+def recognise(state: Mapping[str, torch_layout.Tensor]) -> str | None:
     """The name of the zoo's model that has blocks of these keys and widths, or None."""
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     return next((name for family in _FAMILIES.values() if (name := family.name(shapes))), None)
 
 
-def sizes(state: Mapping[str, torch_layout.Array], model: str) -> tuple[int, int]:
+def sizes(state: Mapping[str, torch_layout.Tensor], model: str) -> tuple[int, int]:
     """(classes, channels) by the last bias and the first convolution; 1 for what is not there."""
     family = next(family for prefix, family in _FAMILIES.items() if model.startswith(prefix))
     head, stem = (tuple(state[key].shape) if key in state else () for key in (family.head, family.stem))
@@ -78,7 +80,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def _wrn(shapes: Shapes) -> str | None:
     blocks = _count(shapes, r"block1\.layer\.\d+\.conv1\.weight")
-    width = shapes.get("block1.layer.0.conv1.weight", (0,))[0] // 16
+    width = (*shapes.get("block1.layer.0.conv1.weight", ()), 0)[0] // 16
     return f"wrn{6 * blocks + 4}_{width}" if blocks and width else None
 
 

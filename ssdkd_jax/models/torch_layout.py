@@ -20,6 +20,7 @@ Zagoruyko & Komodakis in polo5's port, ResNet of DAFL, VGG of RepDistiller, Mobi
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -70,7 +71,7 @@ LEAVES = {
 COUNTER = "num_batches_tracked"
 
 
-class Array(Protocol):
+class Tensor(Protocol):
     """What `from_torch` reads: an array, or anything that knows its shape and becomes one when asked."""
 
     shape: Sequence[int]
@@ -109,15 +110,12 @@ def keys(variables: Variables, layout: Layout) -> dict[str, str]:
         for pattern, replacement in layout:
             name = re.sub(pattern, replacement, name)
         found[path] = f"{name}.{LEAVES[collection, leaf]}" if name else LEAVES[collection, leaf]
-    twice = {key for key in found.values() if list(found.values()).count(key) > 1}
-    if twice:
-        raise ValueError(
-            f"The layout gives several arrays the key {some(sorted(twice))}; make its patterns more specific."
-        )
+    if twice := [key for key, times in Counter(found.values()).items() if times > 1]:
+        raise ValueError(f"The layout gives several arrays the key {some(twice)}; make its patterns more specific.")
     return found
 
 
-def from_torch(state: Mapping[str, Array], like: Variables, layout: Layout) -> Variables:
+def from_torch(state: Mapping[str, Tensor], like: Variables, layout: Layout) -> Variables:
     """Variables of a linen model from a PyTorch state dict; every array is copied once.
 
     Args:
@@ -158,7 +156,7 @@ def to_torch(variables: Variables, layout: Layout) -> dict[str, np.ndarray]:
     return state
 
 
-def _check_keys(state: Mapping[str, Array], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     faults = {
         "missing": [key for key in expected if key not in shapes],
@@ -189,13 +187,13 @@ def _to_torch_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return (*shape[:-3:-1], *shape[:-2])
 
 
-def _from_torch_axes(array: Array) -> np.ndarray:
-    array = np.asarray(array)
-    axes = (*range(2, array.ndim), 1, 0)[-array.ndim :]
-    return np.array(array.transpose(axes), np.float32, order="C")
+def _from_torch_axes(tensor: Tensor) -> np.ndarray:
+    array = np.asarray(tensor)
+    array = np.moveaxis(array, (1, 0), (-2, -1)) if array.ndim > 1 else array
+    return np.array(array, np.float32, order="C")
 
 
-def _to_torch_axes(array: Array) -> np.ndarray:
-    array = np.asarray(array)
-    axes = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))[: array.ndim]
-    return np.array(array.transpose(axes), np.float32, order="C")
+def _to_torch_axes(tensor: Tensor) -> np.ndarray:
+    array = np.asarray(tensor)
+    array = np.moveaxis(array, (-2, -1), (1, 0)) if array.ndim > 1 else array
+    return np.array(array, np.float32, order="C")
