@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from test_scripts import finish, start
+from test_torch_files import Payload
 from test_torch_parity import shapes, zoo_state
 
 from ssdkd_jax import models
@@ -89,6 +90,18 @@ def test_scripts_take_a_file_in_and_the_same_file_out(tmp_path, variables, netwo
     assert code == 0, err
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "in.safetensors").read_bytes()
     assert "uint8 images [B, 8, 12, 2]" in out
+
+
+@pytest.mark.slow
+def test_a_pickle_that_would_run_something_is_one_sentence_and_writes_nothing(tmp_path, cache):
+    torch, trap = pytest.importorskip("torch"), tmp_path / "trap"
+    torch.save({"state_dict": Payload(trap)}, tmp_path / "in.pth")
+    arguments = (f"--checkpoint={tmp_path / 'in.pth'}", f"--output={tmp_path / 'model'}", "--mean=0", "--std=1")
+    code, _, err = run("import_torch.py", *arguments, cache=cache)
+    assert code == 1
+    assert "Traceback" not in err
+    assert "nothing in it was run" in err.strip().splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
 
 
 @pytest.mark.parametrize(

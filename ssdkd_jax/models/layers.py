@@ -1,7 +1,8 @@
 """What the zoo shares: layers with PyTorch's conventions, so that its checkpoints mean the same here.
 
 Padding is explicit, since 'SAME' shifts a strided convolution by a pixel; Flax's BatchNorm momentum
-0.9 is PyTorch's 0.1.
+0.9 is PyTorch's 0.1. One thing differs, in training alone: the running variance takes the biased
+variance of a batch here, the unbiased one in PyTorch.
 """
 
 from __future__ import annotations
