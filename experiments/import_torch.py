@@ -9,6 +9,8 @@ PyTorch (pip install '.[torch]'), a .safetensors file does not. Nothing in the f
 
 from __future__ import annotations
 
+import math
+
 import common
 from absl import flags
 
@@ -26,10 +28,13 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder to save it in.")
 
 def main() -> None:
     """Import, save, and say what it is."""
-    height, width = (_numbers("image_size", IMAGE_SIZE.value, int) * 2)[:2]
+    size = _numbers("image_size", IMAGE_SIZE.value, int)
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise ValueError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
+    height, width = (size * 2)[:2]
     mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
     found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
-    if {len(mean), len(std)} - {1, found.channels} or min(std) <= 0:
+    if {len(mean), len(std)} - {1, found.channels} or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ValueError(
             f"mean = {mean} and std = {std} do not normalise {found.channels} channels; give 1 or {found.channels} "
             "numbers each, with std above 0."

@@ -109,6 +109,8 @@ def test_a_pickle_that_would_run_something_is_one_sentence_and_writes_nothing(tm
     [
         (("--mean=0.4,0.5,0.6", "--std=1"), "do not normalise 2 channels; give 1 or 2 numbers"),
         (("--mean=0.4", "--std=0"), "with std above 0"),
+        (("--mean=0.4", "--std=nan"), "with std above 0"),
+        (("--mean=0", "--std=1", "--image_size=-4"), "--image_size=-4 is no size"),
         (("--mean=a", "--std=1"), "--mean=a is not a list of numbers"),
         (("--mean=0", "--std=1", "--image_size=30"), "WRN takes image sizes divisible by 4"),
         (("--mean=0", "--std=1", "--model=wrn16x1"), "did you mean 'wrn16_1'"),
