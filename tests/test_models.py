@@ -65,6 +65,17 @@ def test_the_zoo_has_the_peers_number_of_parameters_and_batch_norms(name, publis
     assert models.parameter_count(made(7, 1)[1]) == published - 2 * 9 * stem[-1] - 3 * (head[0] + 1)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vgg8", "mobilenetv2"])
+def test_binding_to_an_axis_reaches_the_zoos_batch_norms(name):
+    network = models.bind(models.by_name(name, 3), (16, 16, 1), axis="devices")
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    shards = jax.ShapeDtypeStruct((2, 4, 16, 16, 1), jnp.float32)
+    train = jax.vmap(network.train, in_axes=(None, 0), out_axes=(0, None), axis_name="devices")
+    logits, updated = jax.eval_shape(train, variables, shards)  # one set of statistics for both shards
+    assert logits.shape == (2, 4, 3)
+    assert jax.tree.structure(updated) == jax.tree.structure(variables)
+
+
 def ends(params):
     """The first convolution and the last linear layer."""
     first = next(name for name in ("conv1", "block0_conv0", "stem") if name in params)
