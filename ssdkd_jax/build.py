@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import (
     augment,
     generator,
+    hints,
     inversion,
     models,
     modulation,
@@ -122,7 +123,18 @@ def the_start(config: ConfigDict, inner: optax.GradientTransformation) -> genera
     return starts[c.start]()
 
 
-def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
+def the_hint(config: ConfigDict, teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> hints.Hint:
+    """What the student is shown of the teacher beside its logits.
+
+    Raises:
+        ValueError: where the config asks for attention transfer and the two networks share no resolution.
+    """
+    if not config.student.attention:
+        return hints.none()
+    return hints.attention(config.student.attention, hints.shared_resolutions(teacher, student, image_shape))
+
+
+def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) -> ssdkd.Settings:
     """The pieces of SSD-KD that the config asks for."""
     c, m = config.synthesis, config.modulation
     tx = optax.adam(c.lr_generator, b1=0.5)
@@ -149,6 +161,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
         beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
         view=augment.make(config.views.flip, config.views.shift),
         views=config.views.count,
+        hint=hint,
     )
 
 
@@ -172,10 +185,11 @@ def job(
         models.Generator(tuple(inputs.image_shape), config.synthesis.width), (config.synthesis.latent,), axis=axis
     )
     networks = inversion.Models(generator_network, teacher_network, student_network)
-    method = ssdkd.make(settings(config, inputs, bn), networks, the_task, axis)
+    hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
+    method = ssdkd.make(settings(config, inputs, bn, hint), networks, the_task, axis)
     s = config.student
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
-    step = student.make_step(student_network, the_task, tx, axis)
+    step = student.make_step(student_network, the_task, hint, tx, axis)
     schedule = config.schedule
     plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps)
     return Job(the_task, method, student_network, tx, step, plan)

@@ -35,6 +35,7 @@ def default() -> ConfigDict:
                 weight_decay=5e-4,
                 warmup=0.05,
                 temperature=4.0,  # T of the distillation loss
+                attention=0.0,  # weight of attention transfer from the teacher's inner maps; 0 for logits alone
             ),
             synthesis=dict(
                 batch=128,  # images made per round

@@ -8,19 +8,22 @@ import jax
 import optax
 
 from ssdkd_jax import optimization, parallel
+from ssdkd_jax.hints import Hint
 from ssdkd_jax.types import Array, Batch, Metrics, ModelState, Network, Task
 
 
-def make_step(network: Network, task: Task, tx: optax.GradientTransformation, axis: str | None) -> Callable:
-    """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b loss_b.
+def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Callable:
+    """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b (distillation_b + hint_b).
 
     `gaps` are the teacher-student gaps delta of the batch before the step, for the sampler.
     """
 
     def step(state: ModelState, batch: Batch) -> tuple[ModelState, Array, Metrics]:
         def loss(params: dict) -> tuple[Array, tuple]:
-            logits, variables = network.train({**state.variables, "params": params}, batch.images)
-            value = (batch.weights * task.distillation_loss(batch.teacher_logits, logits)).mean()
+            run, variables = network.train, {**state.variables, "params": params}
+            (logits, variables), hints = hint.observe(run, variables, batch.images)
+            losses = task.distillation_loss(batch.teacher_logits, logits) + hint.loss(batch.hints, hints)
+            value = (batch.weights * losses).mean()
             return value, (variables, value, logits)
 
         state, (value, logits) = optimization.update(state, tx, loss, axis)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,7 @@ import jax.numpy as jnp
 
 from ssdkd_jax import augment
 from ssdkd_jax.losses import Moments, batch_moments
+from ssdkd_jax.models import layers
 from ssdkd_jax.types import Array, Network, Variables
 
 DEFAULT_BN_WEIGHT = 3.0
@@ -28,13 +31,11 @@ def apply_with_moments(
     """
     moments: list[Moments] = []
 
-    def observe(layer, args, kwargs, context):
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-            running = (context.module.get_variable("batch_stats", name) for name in ("mean", "var"))
-            moments.append(Moments(*batch_moments(args[0] if args else kwargs["x"], axis), *running))
-        return layer(*args, **kwargs)
+    def see(norm: nn.BatchNorm, x: Array) -> None:
+        running = (norm.get_variable("batch_stats", name) for name in ("mean", "var"))
+        moments.append(Moments(*batch_moments(x, axis), *running))
 
-    with nn.intercept_methods(observe):
+    with layers.watch_batch_norms(see):
         logits = network.apply(variables, images)
     return logits, moments
 
@@ -81,12 +82,16 @@ def seeds_to_views(view: augment.View, seeds: Array, numbers: Array, images: Arr
     return jax.vmap(one)(seeds, numbers, images)
 
 
-def view_logits(
-    network: Network, variables: Variables, view: augment.View, seeds: Array, images: Array, views: int
-) -> Array:
-    """The teacher's logits on `views` fixed views of each image: [B, V, C]."""
+def view_answers(answer: Callable[[Array], Any], view: augment.View, seeds: Array, images: Array, views: int) -> Any:
+    """What the teacher answers to `views` fixed views of each image.
+
+    Args:
+        answer: images [B * V, H, W, D] -> a pytree of arrays [B * V, ...].
+
+    Returns:
+        The pytree, of arrays [B, V, ...].
+    """
     batch = images.shape[0]
     numbers = jnp.repeat(jnp.arange(views), batch)
     every_view = seeds_to_views(view, jnp.tile(seeds, views), numbers, jnp.tile(images, (views, 1, 1, 1)))
-    logits = network.apply(variables, every_view)
-    return jnp.moveaxis(logits.reshape(views, batch, *logits.shape[1:]), 0, 1)
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(views, batch, *x.shape[1:]), 0, 1), answer(every_view))
