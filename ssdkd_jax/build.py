@@ -57,6 +57,15 @@ class Job(NamedTuple):
 SAMPLERS = ("uniform", "priority", "policy_gradient")
 
 
+def for_devices(config: ConfigDict) -> ConfigDict:
+    """The config with global batches: where `batch_per_device` is set, each is multiplied by the devices."""
+    config = config.copy_and_resolve_references()
+    if config.batch_per_device:
+        for part in (config.teacher, config.student, config.synthesis):
+            part.batch *= parallel.count()
+    return config
+
+
 def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS) -> Network:
     """The classifier `name` for these inputs."""
     return models.bind(models.by_name(name, inputs.classes), inputs.image_shape, inputs.mean, inputs.std, axis)
@@ -72,7 +81,7 @@ def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
     c = config.teacher
     steps = c.epochs * (images // c.batch)
     tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
-    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift))
+    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift), config.schedule.max_skipped)
 
 
 def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
@@ -80,7 +89,8 @@ def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
     c = config.student
     tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
     view = augment.make(config.teacher.flip, config.teacher.shift)
-    return supervised.Recipe(epochs=1, batch=min(c.batch, config.buffer.size), tx=tx, view=view)
+    batch = min(c.batch, config.buffer.size)
+    return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
 
 def student_steps(config: ConfigDict) -> int:
@@ -177,7 +187,7 @@ def job(
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
     step = student.make_step(student_network, the_task, tx, axis)
     schedule = config.schedule
-    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps)
+    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
     return Job(the_task, method, student_network, tx, step, plan)
 
 

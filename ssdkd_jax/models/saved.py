@@ -50,9 +50,10 @@ def load(folder: str | Path, model: str | None = None) -> Saved:
     """
     if not checkpoint.steps(folder):
         raise FileNotFoundError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
-    note = checkpoint.verify(Path(folder).absolute() / "00000000")
-    if note is None:
-        raise ValueError(f"The model in '{folder}' is damaged; save it again.")
+    try:
+        note = checkpoint.verify(Path(folder).absolute() / "00000000")
+    except checkpoint.Damaged as error:
+        raise ValueError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     if ":" in note["model"] and model != note["model"]:
         raise ValueError(f"'{folder}' holds the model '{note['model']}', not of this package; name it in the call.")
     network = models.bind(
