@@ -87,7 +87,7 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
             reasons.append(str(error))
             log.warning("%s Trying the checkpoint before.", error)
             continue
-        return step, _unflatten(_read(path), like, path), note
+        return step, _unflatten(read(path), like, path), note
     if numbers:
         raise ValueError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
@@ -119,6 +119,13 @@ def verify(path: Path) -> dict:
         if digest != digest_found:
             raise Damaged(f"{path / name} has changed bytes: its SHA-256 differs from the manifest's.")
     return note
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by their dotted names, as they were saved."""
+    with ocp.PyTreeCheckpointer() as reader:
+        names = reader.metadata(path).item_metadata.tree
+        return reader.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
 
 
 def discard(path: Path) -> None:
@@ -167,12 +174,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    with ocp.PyTreeCheckpointer() as reader:
-        names = reader.metadata(path).item_metadata.tree
-        return reader.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
 
 
 def _unflatten(flat: dict[str, np.ndarray], like: Any, path: Path) -> Any:

@@ -14,7 +14,7 @@ import threading
 import time
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: start the same command again
-GRACE_SECONDS = 8.0
+GRACE_SECONDS = 7.0
 
 _requested = threading.Event()
 
