@@ -122,7 +122,7 @@ def load_teacher(config: ConfigDict, folder: Path, inputs: build.Inputs) -> tupl
     Raises:
         ValueError: where it is of another architecture, class count or image shape than configured.
     """
-    teacher = saved.load(folder, config.teacher.model)
+    teacher = saved.load(folder, config.teacher.model, config.compute)
     if teacher.note["classes"] != inputs.classes:
         raise ValueError(
             f"The teacher in {folder} knows {teacher.note['classes']} classes, but the data and the student "
@@ -151,7 +151,7 @@ def obtain_teacher(
 
 def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:
     """Train the teacher on the real images, save it under the workdir, and return its test accuracy."""
-    network = build.network(config.teacher.model, inputs)
+    network = build.network(config.teacher.model, inputs, compute=config.compute)
     parallel.check_batch("teacher.batch", config.teacher.batch)
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))

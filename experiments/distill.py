@@ -174,7 +174,7 @@ def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
     """Accuracy of the student trained on as many real images, evenly over classes, as the buffer holds."""
-    network = build.network(config.student.model, inputs)
+    network = build.network(config.student.model, inputs, compute=config.compute)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)

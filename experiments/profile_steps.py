@@ -40,7 +40,7 @@ def main() -> None:
     """Measure, and print."""
     config = common.CONFIG.value
     _, inputs = common.load_data(config)
-    network = build.network(config.teacher.model, inputs)
+    network = build.network(config.teacher.model, inputs, compute=config.compute)
     variables = network.init(jax.random.key(config.seed))
     teacher = parallel.to_devices(variables)
     job = build.job(config, inputs, network, variables)

@@ -66,9 +66,10 @@ def for_devices(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS) -> Network:
+def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS, compute: str = "float32") -> Network:
     """The classifier `name` for these inputs."""
-    return models.bind(models.by_name(name, inputs.classes), inputs.image_shape, inputs.mean, inputs.std, axis)
+    module = models.by_name(name, inputs.classes)
+    return models.bind(module, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
 
 
 def task(config: ConfigDict, classes: int) -> Task:
@@ -177,10 +178,9 @@ def job(
     check(config, inputs, teacher_network, teacher_variables)
     bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
     the_task = task(config, inputs.classes)
-    student_network = network(config.student.model, inputs, axis)
-    generator_network = models.bind(
-        models.Generator(tuple(inputs.image_shape), config.synthesis.width), (config.synthesis.latent,), axis=axis
-    )
+    student_network = network(config.student.model, inputs, axis, config.compute)
+    the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width)
+    generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
     method = ssdkd.make(settings(config, inputs, bn), networks, the_task, axis)
     s = config.student

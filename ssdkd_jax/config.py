@@ -13,6 +13,7 @@ def default() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,  # decides the whole run
+            compute="float32",  # or bfloat16; parameters, BatchNorm statistics and losses are float32 all the same
             batch_per_device=False,  # the batches below are of each device: the global ones grow with the devices
             data=dict(
                 name="digits",  # digits, fashion_mnist, cifar10, cifar100
