@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +15,36 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ssdkd_jax import build, checkpoint, data, evaluation, optimization, parallel, report, supervised
+from ssdkd_jax import (
+    build,
+    checkpoint,
+    data,
+    evaluation,
+    hosts,
+    optimization,
+    parallel,
+    preemption,
+    report,
+    supervised,
+)
+from ssdkd_jax import workdir as folders
 from ssdkd_jax.models import saved
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "ADDRESS:PORT of the first of several hosts; 'auto': the cluster's."
+)
+HOSTS = flags.DEFINE_integer("hosts", None, "How many hosts run this command together.")
+HOST = flags.DEFINE_integer("host", None, "The number of this one, from 0.")
 EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
 def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workdir")) -> None:
-    """Parse the flags and run `main`; what a user can mend ends in one sentence and exit code 1."""
+    """Parse the flags and run `main`; what a user can mend ends in one sentence and exit code 1.
+
+    A run stopped by SIGTERM ends with `preemption.EXIT_CODE`.
+    """
     flags.mark_flags_as_required(required)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -33,9 +54,14 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
 
     def guarded(_: Sequence[str]) -> None:
         try:
+            if COORDINATOR.value or hosts.asked_for():
+                hosts.join(COORDINATOR.value.replace("auto", ""), HOSTS.value, HOST.value)
             main()
+        except preemption.Preempted as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(preemption.EXIT_CODE)
         except EXPECTED as error:
-            sys.exit(f"Error: {error}")
+            sys.exit(f"Error: {folders.explain(error)}")
 
     app.run(guarded, flags_parser=_parse)
 
@@ -52,6 +78,18 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except (flags.Error, FileNotFoundError, TypeError) as error:
         sentence = str(error).rpartition("ValueError: ")[2]  # of a config file, below its traceback
         sys.exit("Error: " + " ".join(sentence.split()))
+
+
+@contextlib.contextmanager
+def claimed(workdir: Path) -> Iterator[None]:
+    """No other process may use the folder meanwhile; of several hosts, the first claims it for all."""
+    with folders.claim(workdir) if hosts.is_first() else contextlib.nullcontext():
+        yield
+
+
+def stop() -> bool:
+    """Whether SIGTERM has come to any host."""
+    return hosts.any_of(preemption.requested())
 
 
 def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:
@@ -78,16 +116,17 @@ def note(model: str, inputs: build.Inputs, **more: float) -> dict:
     }
 
 
-def load_model(folder: str | Path, model: str | None, inputs: build.Inputs) -> saved.Saved:
+def load_model(folder: str | Path, model: str | None, inputs: build.Inputs, compute: str) -> saved.Saved:
     """A saved model, checked against the data.
 
     Args:
         model: its name; None takes the one that was saved with it.
+        compute: as of `models.bind`.
 
     Raises:
         FileNotFoundError, ValueError: as `saved.load`; or where it is of another class count or image shape.
     """
-    found = saved.load(folder, model)
+    found = saved.load(folder, model, compute)
     if found.note["classes"] != inputs.classes:
         raise ValueError(
             f"The model in {folder} knows {found.note['classes']} classes, but the data have {inputs.classes}; "
@@ -109,13 +148,13 @@ def obtain_teacher(
     if not config.teacher.checkpoint and not checkpoint.steps(folder):
         with clock("teacher"):
             train_teacher(config, workdir, dataset, inputs)
-    teacher = load_model(folder, config.teacher.model, inputs)
+    teacher = load_model(folder, config.teacher.model, inputs, config.compute)
     return teacher.network, dict(teacher.variables)
 
 
 def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:
     """Train the teacher on the real images, save it under the workdir, and return its test accuracy."""
-    network = build.network(config.teacher.model, inputs)
+    network = build.network(config.teacher.model, inputs, compute=config.compute)
     parallel.check_batch("teacher.batch", config.teacher.batch)
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
@@ -124,15 +163,21 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
     _, state, _ = checkpoint.restore(training, state) or (0, state, {})
     save = Saver(training, config.schedule.checkpoint_seconds)
     done = int(state.step) // (len(dataset.train_images) // recipe.batch)
-    with report.progress("teacher", recipe.epochs, done) as advance:
+    shown = hosts.is_first()
+    with report.progress("teacher", recipe.epochs, done, shown) as advance:
 
         def on_epoch(epoch: int, state: optimization.ModelState, metrics: dict[str, float]) -> None:
             advance(metrics)
-            save.now_and_then(epoch, state, {})
+            save.now_and_then(int(parallel.unreplicate(state.step)), state, {})
 
-        state = supervised.fit(
-            network, recipe, parallel.to_devices(state), dataset.train_images, dataset.train_labels, key_fit, on_epoch
-        )
+        state = parallel.to_devices(state)
+        data = dataset.train_images, dataset.train_labels
+        state = supervised.fit(network, recipe, state, *data, key_fit, on_epoch, stop)
+    done = int(parallel.unreplicate(state.step))
+    if done < recipe.epochs * (len(dataset.train_images) // recipe.batch):
+        save.now(done, state, {})
+        raise preemption.Preempted(f"Stopped by SIGTERM after {done} steps of the teacher; the same command goes on.")
+    parallel.check_replicated(state)
     accuracy = evaluator(config, network, dataset)(state.variables)["accuracy"]
     variables = parallel.to_host(state.variables)
     saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, accuracy=accuracy))
@@ -146,11 +191,11 @@ class Saver:
         self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
 
     def now_and_then(self, step: int, state: object, note: dict) -> None:
-        """Save `state`, which is on the devices, where the last time is long enough ago."""
-        if time.monotonic() - self.last >= self.seconds:
+        """Save `state`, which is on the devices, where the last time is long enough ago on any host."""
+        if hosts.any_of(time.monotonic() - self.last >= self.seconds):
             self.now(step, state, note)
 
     def now(self, step: int, state: object, note: dict) -> None:
         """Save `state`, which is on the devices."""
-        checkpoint.save(self.folder, step, parallel.to_host(state), note)
+        checkpoint.save(self.folder, step, parallel.to_save(state), note)
         self.last = time.monotonic()

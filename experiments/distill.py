@@ -3,7 +3,8 @@
     python experiments/distill.py --config=configs/digits.py --workdir=runs/digits
 
 Trains the teacher first where the config names no checkpoint. Started again after a kill, it goes
-on from the newest checkpoint and ends with the same bits. Real images are used to train that
+on from the newest checkpoint and ends with the same bits; so it does after SIGTERM, at which it
+saves and exits with code 75. Real images are used to train that
 teacher, to measure accuracy, and for the yardstick at the end; the student never sees one.
 """
 
@@ -13,6 +14,10 @@ from ssdkd_jax import runtime
 
 runtime.prepare()
 
+from ssdkd_jax import preemption
+
+preemption.install()
+
 from functools import partial
 from pathlib import Path
 
@@ -21,15 +26,33 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, checkpoint, data, models, optimization, parallel, profiling, report, supervised, train
+from ssdkd_jax import (
+    build,
+    checkpoint,
+    data,
+    guard,
+    hosts,
+    models,
+    optimization,
+    parallel,
+    profiling,
+    report,
+    supervised,
+    train,
+)
 from ssdkd_jax.models import saved
 from ssdkd_jax.replay_buffer import EMPTY
 
 
 def main() -> None:
+    """Claim the folder, and run."""
+    workdir = Path(common.WORKDIR.value)
+    with common.claimed(workdir):
+        run(build.for_devices(common.CONFIG.value), workdir)
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
     """Teacher, distillation, yardstick, report."""
-    config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
     clock = report.Stopwatch({"start": runtime.seconds_since_start()})
     with clock("data"):
         dataset, inputs = common.load_data(config)
@@ -41,6 +64,7 @@ def main() -> None:
         job = build.job(config, inputs, network, variables)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
+    parallel.check_replicated(state)
     student_accuracy = curve[-1]["accuracy"]
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
@@ -72,12 +96,14 @@ def main() -> None:
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
-        "devices": [str(device) for device in jax.local_devices()],
+        "devices": [str(device) for device in jax.devices()],
         "versions": report.versions(),
         "seed": config.seed,
-        "config": config.to_dict(),
+        "config": common.CONFIG.value.to_dict(),
         "curve": curve,
     }
+    if not hosts.is_first():
+        return
     checkpoint.write_json(workdir / "summary.json", summary)
     shown = (f"{name} {summary[name]:.4f}" for name in ACCURACIES if summary[name] is not None)
     print(f"{', '.join(shown)}; {clock.total:.0f} s; see {workdir}/summary.json")
@@ -97,20 +123,21 @@ def distill(
 ) -> tuple[train.TrainState, list[dict]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics."""
     folder = workdir / "checkpoints"
-    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": []})
+    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
     for stage, seconds in note["seconds"].items():
         clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
-    curve, done = note["curve"], int(state.round)
+    curve, skipped, done = note["curve"], note["skipped"], int(state.round)
     state = parallel.to_devices(state)
-    if done == job.plan.rounds:
+    if train.finished(job.plan, state):
         return state, curve
     with clock("compilation"):
         programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
     evaluate = common.evaluator(config, job.network, dataset)
     save = common.Saver(folder, config.schedule.checkpoint_seconds)
-    board = report.Board(workdir / "tensorboard")
+    board = report.Board(workdir / "tensorboard" if hosts.is_first() else None)
+    progress = {"seconds": clock.seconds, "curve": curve, "skipped": skipped}
 
-    with report.progress("distillation", job.plan.rounds, done) as advance:
+    with report.progress("distillation", job.plan.rounds, done, hosts.is_first()) as advance:
 
         def on_round(number: int, state: train.TrainState, metrics: dict[str, float]) -> None:
             distilled = max(0, number - job.plan.warmup)
@@ -123,13 +150,19 @@ def distill(
             shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
-            progress = {"seconds": clock.seconds, "curve": curve}
+            for name, times in metrics.items():
+                if name.endswith(guard.SKIPPED):
+                    skipped[name] = skipped.get(name, 0) + int(times)
             if number == job.plan.rounds:
-                save.now(number, state, progress)
-            save.now_and_then(number, state, progress)
+                save.now(train.progress(state), state, progress)
+            save.now_and_then(train.progress(state), state, progress)
 
-        state = train.run(programs, job.plan, state, teacher, clock, on_round)
+        state = train.run(programs, job.plan, state, teacher, clock, on_round, common.stop)
     board.close()
+    if not train.finished(job.plan, state):
+        save.now(train.progress(state), state, progress)
+        made = int(parallel.unreplicate(state.round))
+        raise preemption.Preempted(f"Stopped by SIGTERM after synthesis {made}, and saved; the same command goes on.")
     return state, curve
 
 
@@ -141,14 +174,16 @@ def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
     """Accuracy of the student trained on as many real images, evenly over classes, as the buffer holds."""
-    network = build.network(config.student.model, inputs)
+    network = build.network(config.student.model, inputs, compute=config.compute)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
     shown = np.resize(subset, config.yardstick_steps * recipe.batch)
     images, labels = dataset.train_images[shown], dataset.train_labels[shown]
     state = parallel.to_devices(parallel.once(partial(optimization.init, network, recipe.tx))(key_init))
-    state = supervised.fit(network, recipe, state, images, labels, key_fit, lambda *_: None)
+    state = supervised.fit(network, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
+    if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
+        raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
     return common.evaluator(config, network, dataset)(state.variables)["accuracy"]
 
 
@@ -165,12 +200,15 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 def write_report(
     workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
-    """The three pictures."""
+    """The three pictures, by the first host."""
     index = parallel.to_host(state.method.buffer.index)
     occupied = index.label != EMPTY
     counts = np.bincount(index.label[occupied], minlength=job.task.classes)
+    images = grid(state, job)
+    if not hosts.is_first():
+        return
     title = f"{config.data.name}: synthetic images by the teacher's class"
-    report.save_grid(workdir / "synthetic.png", grid(state, job), title)
+    report.save_grid(workdir / "synthetic.png", images, title)
     report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
     lines = {
         "teacher": summary["teacher_accuracy"],

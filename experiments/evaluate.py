@@ -23,7 +23,7 @@ MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:C
 def main() -> None:
     """Load, evaluate, and print one JSON object."""
     dataset, inputs = common.load_data(common.CONFIG.value)
-    model = common.load_model(CHECKPOINT.value, MODEL.value, inputs)
+    model = common.load_model(CHECKPOINT.value, MODEL.value, inputs, common.CONFIG.value.compute)
     evaluate = common.evaluator(common.CONFIG.value, model.network, dataset)
     metrics = evaluate(parallel.to_devices(model.variables))
     print(json.dumps({"model": model.note["model"], "images": len(dataset.test_images), **metrics}))

@@ -40,7 +40,7 @@ def main() -> None:
     """Measure, and print."""
     config = common.CONFIG.value
     _, inputs = common.load_data(config)
-    network = build.network(config.teacher.model, inputs)
+    network = build.network(config.teacher.model, inputs, compute=config.compute)
     variables = network.init(jax.random.key(config.seed))
     teacher = parallel.to_devices(variables)
     job = build.job(config, inputs, network, variables)
@@ -92,8 +92,6 @@ def step_seconds(programs: train.Programs, state: TrainState, teacher: dict) -> 
     finish, state = profiling.seconds_per_call(lambda s: programs.finish(s, work, teacher)[0], state, times)
     one = programs.distill._replace(times=1)
     distill, state = profiling.seconds_per_call(lambda s: one(s, teacher)[0], state, times)
-    if programs.invert.scanned:
-        invert, distill = invert / programs.invert.times, distill / programs.distill.times
     return {"begin": begin, "invert": invert, "finish": finish, "distill": distill}, state
 
 
@@ -104,7 +102,8 @@ def whole_rounds(job: build.Job, programs: train.Programs, state: TrainState, te
         lambda event, duration, **_: compiled.append(event) if event == COMPILED else None
     )
     plan = job.plan._replace(rounds=4, warmup=0)
-    state = state.replace(round=jnp.zeros_like(state.round))
+    student = state.student.replace(step=jnp.zeros_like(state.student.step))
+    state = state.replace(round=jnp.zeros_like(state.round), student=student)
 
     with report.progress("rounds", plan.rounds) as advance:
 

@@ -3,6 +3,7 @@
     python experiments/train_teacher.py --config=configs/digits.py --workdir=runs/digits
 
 The teacher lands in WORKDIR/teacher, where distill.py finds it; started again, it goes on.
+Stopped by SIGTERM it saves, and exits with code 75.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ from ssdkd_jax import runtime
 
 runtime.prepare()
 
+from ssdkd_jax import preemption
+
+preemption.install()
+
 from pathlib import Path
 
 import common
 
+from ssdkd_jax import build
+
 
 def main() -> None:
     """Train, and print the accuracy on the real test images."""
-    config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
+    config, workdir = build.for_devices(common.CONFIG.value), Path(common.WORKDIR.value)
     dataset, inputs = common.load_data(config)
-    accuracy = common.train_teacher(config, workdir, dataset, inputs)
+    with common.claimed(workdir):
+        accuracy = common.train_teacher(config, workdir, dataset, inputs)
     print(f"{config.teacher.model}: {100 * accuracy:.2f} % of {len(dataset.test_images)} test images")
 
 

@@ -58,9 +58,19 @@ class Job(NamedTuple):
 SAMPLERS = ("uniform", "priority", "policy_gradient")
 
 
-def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS) -> Network:
+def for_devices(config: ConfigDict) -> ConfigDict:
+    """The config with global batches: where `batch_per_device` is set, each is multiplied by the devices."""
+    config = config.copy_and_resolve_references()
+    if config.batch_per_device:
+        for part in (config.teacher, config.student, config.synthesis):
+            part.batch *= parallel.count()
+    return config
+
+
+def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS, compute: str = "float32") -> Network:
     """The classifier `name` for these inputs."""
-    return models.bind(models.by_name(name, inputs.classes), inputs.image_shape, inputs.mean, inputs.std, axis)
+    module = models.by_name(name, inputs.classes)
+    return models.bind(module, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
 
 
 def task(config: ConfigDict, classes: int) -> Task:
@@ -73,7 +83,7 @@ def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
     c = config.teacher
     steps = c.epochs * (images // c.batch)
     tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
-    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift))
+    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift), config.schedule.max_skipped)
 
 
 def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
@@ -81,7 +91,8 @@ def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
     c = config.student
     tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
     view = augment.make(config.teacher.flip, config.teacher.shift)
-    return supervised.Recipe(epochs=1, batch=min(c.batch, config.buffer.size), tx=tx, view=view)
+    batch = min(c.batch, config.buffer.size)
+    return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
 
 def student_steps(config: ConfigDict) -> int:
@@ -180,10 +191,9 @@ def job(
     check(config, inputs, teacher_network, teacher_variables)
     bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
     the_task = task(config, inputs.classes)
-    student_network = network(config.student.model, inputs, axis)
-    generator_network = models.bind(
-        models.Generator(tuple(inputs.image_shape), config.synthesis.width), (config.synthesis.latent,), axis=axis
-    )
+    student_network = network(config.student.model, inputs, axis, config.compute)
+    the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width)
+    generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
     hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
     method = ssdkd.make(settings(config, inputs, bn, hint), networks, the_task, axis)
@@ -191,7 +201,7 @@ def job(
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
     step = student.make_step(student_network, the_task, hint, tx, axis)
     schedule = config.schedule
-    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps)
+    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
     return Job(the_task, method, student_network, tx, step, plan)
 
 

@@ -13,6 +13,8 @@ def default() -> ConfigDict:
     return ConfigDict(
         dict(
             seed=0,  # decides the whole run
+            compute="float32",  # or bfloat16; parameters, BatchNorm statistics and losses are float32 all the same
+            batch_per_device=False,  # the batches below are of each device: the global ones grow with the devices
             data=dict(
                 name="digits",  # digits, fashion_mnist, cifar10, cifar100
                 folder="",  # of the IDX .gz files, or tfds's data directory; '' for tfds's own
@@ -82,6 +84,7 @@ def default() -> ConfigDict:
                 distill_steps=50,  # student steps in each later round
                 evaluate_every=10,  # rounds
                 checkpoint_seconds=30.0,  # between checkpoints; a kill costs at most that and a round
+                max_skipped=10,  # steps in a row, each skipped as not finite, that stop the run; 1 stops at the first
             ),
             yardstick_steps=100,  # of the student on as many real images as the buffer holds; 0 leaves it out
             measure_unit=False,  # also time one distillation step with the teacher in the loop

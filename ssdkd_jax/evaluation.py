@@ -32,12 +32,10 @@ def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, b
     """
     batch = parallel.padded(min(batch, len(images)))
     step = parallel.pmap(make_step(network, task, parallel.AXIS))
-    devices = jax.local_device_count()
 
     def part(array: np.ndarray, start: int) -> np.ndarray:
         rows = array[start : start + batch]
-        rows = np.pad(rows, ((0, batch - len(rows)), *((0, 0),) * (rows.ndim - 1)))
-        return rows.reshape(devices, -1, *rows.shape[1:])
+        return parallel.own_parts(np.pad(rows, ((0, batch - len(rows)), *((0, 0),) * (rows.ndim - 1))))
 
     present = np.ones(len(images), np.float32)
 

@@ -60,7 +60,7 @@ def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
         x: [..., features].
         axis: pmap axis name, or None.
     """
-    over = tuple(range(x.ndim - 1))
+    over, x = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
     mean = parallel.mean(x.mean(over), axis)
     return mean, parallel.mean(jnp.square(x - mean).mean(over), axis)
 

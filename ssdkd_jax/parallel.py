@@ -16,7 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ssdkd_jax import hosts
 from ssdkd_jax.types import Array, Sharded, named_leaves
 
 AXIS = "devices"
@@ -93,39 +95,83 @@ def _is_sharded(x: Any) -> bool:
     return isinstance(x, Sharded)
 
 
+def count() -> int:
+    """Devices of the run, over all hosts."""
+    return jax.local_device_count() * jax.process_count()
+
+
+def own_parts(x: Array) -> Array:
+    """The rows of this host's devices: [M, ...] over all devices -> [devices here, M / devices, ...].
+
+    Raises:
+        ValueError: when the rows do not divide by the devices.
+    """
+    if x.shape[0] % count():
+        raise ValueError(
+            f"{x.shape[0]} rows cannot be split over {count()} devices; pad them with parallel.padded first."
+        )
+    here = jax.local_device_count()
+    return x.reshape(count(), x.shape[0] // count(), *x.shape[1:])[jax.process_index() * here :][:here]
+
+
 def to_devices(tree: Any) -> Any:
-    """Place a state on the local devices: `Sharded` parts split, all else replicated.
+    """Place a state on the devices of this host: its share of `Sharded` parts, and all else replicated.
 
     Raises:
         ValueError: when the rows of a `Sharded` part do not divide by the devices.
     """
-    count = jax.local_device_count()
-
-    def split(x: Array) -> Array:
-        if x.shape[0] % count:
-            raise ValueError(
-                f"{x.shape[0]} rows cannot be split over {count} devices; pad them with parallel.padded first."
-            )
-        return x.reshape(count, x.shape[0] // count, *x.shape[1:])
 
     def place(x: Any) -> Any:
         if _is_sharded(x):
-            parts = jax.tree.map(split, x)
+            parts = jax.tree.map(own_parts, x)
             return jax.pmap(lambda t: t)(parts)
         return jax_utils.replicate(x)
 
     return jax.tree.map(place, tree, is_leaf=_is_sharded)
 
 
-def to_host(tree: Any) -> Any:
-    """The inverse of `to_devices`, as numpy arrays (sharded rows keep their padding)."""
+def _rows_here(parts: Array) -> np.ndarray:
+    """This host's rows of a part that is split over its devices: [devices, n, ...] -> [devices * n, ...]."""
+    return np.asarray(parts).reshape(parts.shape[0] * parts.shape[1], *parts.shape[2:])
 
+
+def to_host(tree: Any) -> Any:
+    """The inverse of `to_devices`, as numpy arrays, the same on all hosts (sharded rows keep their padding)."""
+    return _fetched(tree, lambda parts: hosts.concatenated(_rows_here(parts)))
+
+
+def to_save(tree: Any) -> Any:
+    """As `to_host`; with several hosts, `Sharded` parts stay on their devices, as arrays that orbax writes together."""
+    if jax.process_count() == 1:
+        return to_host(tree)
+    over_all = NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(AXIS))
+    return _fetched(tree, lambda parts: jax.make_array_from_process_local_data(over_all, _rows_here(parts)))
+
+
+def _fetched(tree: Any, rows: Callable[[Array], Any]) -> Any:
     def fetch(x: Any) -> Any:
-        if _is_sharded(x):
-            return jax.tree.map(lambda a: np.asarray(a).reshape(a.shape[0] * a.shape[1], *a.shape[2:]), x)
-        return np.asarray(jax_utils.unreplicate(x))
+        return jax.tree.map(rows, x) if _is_sharded(x) else np.asarray(jax_utils.unreplicate(x))
 
     return jax.tree.map(fetch, tree, is_leaf=_is_sharded)
+
+
+def check_replicated(tree: Any) -> None:
+    """Raise RuntimeError, which names the first leaf that is not the same on all devices of all hosts.
+
+    `Sharded` parts are left out.
+    """
+    leaves = {name: x for name, x in named_leaves(tree, is_leaf=_is_sharded).items() if not _is_sharded(x)}
+    same = jax_utils.unreplicate(pmap(_same_everywhere)(leaves))
+    for name, equal in jax.device_get(same).items():
+        if not equal:
+            raise RuntimeError(
+                f"'{name}' differs between devices at the end of the run, which should not happen; "
+                "its results are not to be trusted: please report it."
+            )
+
+
+def _same_everywhere(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {name: jnp.all(lax.pmin(x, AXIS) == lax.pmax(x, AXIS)) for name, x in leaves.items()}
 
 
 def not_finite(tree: Any) -> list[str]:
@@ -144,20 +190,18 @@ def _finite(leaves: dict[str, Array]) -> dict[str, Array]:
 
 
 def padded(rows: int) -> int:
-    """The smallest row count >= `rows` that divides by the local devices."""
-    count = jax.local_device_count()
-    return -(-rows // count) * count
+    """The smallest row count >= `rows` that divides by the devices."""
+    return -(-rows // count()) * count()
 
 
 def check_batch(name: str, batch: int) -> None:
-    """Raise ValueError where the global batch `name` does not divide by the local devices."""
-    count = jax.local_device_count()
-    if batch % count:
-        raise ValueError(f"{name} = {batch} does not divide by the {count} devices; use a multiple of {count}.")
+    """Raise ValueError where the global batch `name` does not divide by the devices."""
+    if batch % count():
+        raise ValueError(f"{name} = {batch} does not divide by the {count()} devices; use a multiple of {count()}.")
 
 
 def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
-    """`jax.pmap` over the local devices under the package's axis name."""
+    """`jax.pmap` over the devices of all hosts under the package's axis name."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
@@ -166,43 +210,70 @@ def once(function: Callable) -> Callable:
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 class Repeat(NamedTuple):
     """A step to run `times` times: (carry, *fixed) -> (carry, metrics over time, see `fetch`).
 
-    The place that decides how many steps one dispatch holds: all of them, scanned, on an
-    accelerator; one on a CPU, where XLA runs a convolution inside a scan 45-90 times slower.
+    The place that decides how many steps one dispatch holds: up to `DISPATCH`, looped over, on an
+    accelerator; one on a CPU, where XLA runs a convolution inside a loop 45-90 times slower.
+
+    Attributes:
+        program: of one dispatch; where `looped`, its second argument says of how many steps.
+        times: how many steps there are.
+        looped: whether a dispatch holds several.
     """
 
     program: Callable
     times: int
-    scanned: bool
+    looped: bool
 
-    def __call__(self, carry: Any, *fixed: Any) -> tuple[Any, Any]:
-        if self.scanned:
-            return self.program(carry, *fixed)
-        history = []
-        for _ in range(self.times):
-            carry, metrics = self.program(carry, *fixed)
-            history.append(metrics)
+    def __call__(self, carry: Any, *fixed: Any, stop: Callable[[], bool] = never) -> tuple[Any, list]:
+        """Run; once `stop` says so, no further step is dispatched, and the metrics are of those that were."""
+        history, left = [], self.times
+        while left and not stop():
+            steps = min(left, DISPATCH) if self.looped else 1
+            number = (np.full(jax.local_device_count(), steps, np.int32),) if self.looped else ()
+            carry, metrics = self.program(carry, *number, *fixed)
+            history.append(jax.tree.map(lambda m, n=steps: m[:, :n], metrics) if self.looped else metrics)
+            if len(history) > 1:
+                jax.block_until_ready(history[-2])  # no more than one waits its turn, so that a stop comes soon
+            left -= steps
         return carry, history
 
 
-def repeat(step: Callable, times: int) -> Repeat:
+DISPATCH = 32
+
+
+def repeat(step: Callable, times: int, looped: bool | None = None) -> Repeat:
     """`step` (carry, *fixed) -> (carry, metrics), to be run `times` times with the carry donated."""
-    scanned = jax.default_backend() != "cpu"
+    looped = jax.default_backend() != "cpu" if looped is None else looped
 
-    def scan(carry: Any, *fixed: Any) -> tuple[Any, Any]:
-        return lax.scan(lambda c, _: step(c, *fixed), carry, length=times)
+    def loop(carry: Any, steps: Array, *fixed: Any) -> tuple[Any, Any]:
+        shapes = jax.eval_shape(step, carry, *fixed)[1]
+        history = jax.tree.map(lambda m: jnp.zeros((min(times, DISPATCH), *m.shape), m.dtype), shapes)
 
-    return Repeat(pmap(scan if scanned else step, donate=(0,)), times, scanned)
+        def body(number: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
+            carry, metrics = step(state[0], *fixed)
+            return carry, jax.tree.map(lambda h, m: h.at[number].set(m), state[1], metrics)
+
+        return lax.fori_loop(0, steps, body, (carry, history))
+
+    return Repeat(pmap(loop if looped else step, donate=(0,)), times, looped)
 
 
 def compile_together(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable]:
     """Compile (program, example arguments or their shapes) pairs at once, one thread each.
 
-    The results take arguments of exactly those shapes, and so never compile again.
+    The results take arguments of exactly those shapes, and so never compile again. With several
+    hosts, each compiles at its first call instead: a compiled pmap takes no host's own arrays.
     """
-    lowered = [(p.program if isinstance(p, Repeat) else p).lower(*arguments) for p, arguments in programs]
+    if jax.process_count() > 1:
+        return [program for program, _ in programs]
+    lowered = [_lower(program, arguments) for program, arguments in programs]
     with ThreadPoolExecutor(len(lowered)) as pool:
         compiled = list(pool.map(lambda program: program.compile(), lowered))
     return [
@@ -211,12 +282,17 @@ def compile_together(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> lis
     ]
 
 
-def fetch(history: Any) -> dict[str, np.ndarray]:
-    """The metrics of `Repeat` on the host: name -> [times]."""
-    if isinstance(history, list):
-        history = jax.device_get([unreplicate(metrics) for metrics in history])
-        return {name: np.stack([metrics[name] for metrics in history]) for name in history[0]}
-    return jax.device_get(unreplicate(history))
+def _lower(program: Callable | Repeat, arguments: tuple) -> Any:
+    if not isinstance(program, Repeat):
+        return program.lower(*arguments)
+    number = (jax.ShapeDtypeStruct((jax.local_device_count(),), jnp.int32),) if program.looped else ()
+    return program.program.lower(arguments[0], *number, *arguments[1:])
+
+
+def fetch(history: list[Any]) -> dict[str, np.ndarray]:
+    """The metrics of `Repeat` on the host: name -> [steps]; nothing where no step was taken."""
+    parts = jax.device_get([unreplicate(metrics) for metrics in history])
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in (parts[0] if parts else ())}
 
 
 unreplicate = jax_utils.unreplicate

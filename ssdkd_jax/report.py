@@ -43,9 +43,9 @@ class Stopwatch:
 
 
 @contextlib.contextmanager
-def progress(stage: str, total: int, done: int = 0) -> Iterator[Callable[[dict[str, float]], None]]:
+def progress(stage: str, total: int, done: int = 0, shown: bool = True) -> Iterator[Callable[[dict[str, float]], None]]:
     """A bar of `total` units with time left; the value it yields advances it by one and shows metrics."""
-    with tqdm(total=total, initial=done, desc=stage, dynamic_ncols=True, file=sys.stderr) as bar:
+    with tqdm(total=total, initial=done, desc=stage, dynamic_ncols=True, file=sys.stderr, disable=not shown) as bar:
 
         def advance(metrics: dict[str, float]) -> None:
             shown = {name: f"{value:.4g}" for name, value in metrics.items() if name in (*SHOWN, "loss")}
@@ -56,10 +56,10 @@ def progress(stage: str, total: int, done: int = 0) -> Iterator[Callable[[dict[s
 
 
 class Board:
-    """TensorBoard scalars and image grids below `folder`."""
+    """TensorBoard scalars and image grids below `folder`; nowhere where it is None."""
 
-    def __init__(self, folder: Path):
-        self.writer = SummaryWriter(str(folder))
+    def __init__(self, folder: Path | None):
+        self.writer = SummaryWriter(str(folder or ""), write_to_disk=folder is not None)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
         """One point of each curve."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssdkd_jax import augment, losses, optimization, parallel
+from ssdkd_jax import augment, guard, losses, optimization, parallel
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network
 
 
@@ -22,12 +22,14 @@ class Recipe(NamedTuple):
         batch: global batch.
         tx: the optimiser.
         view: augmentation.
+        max_skipped: how many steps in a row that are not finite stop the training.
     """
 
     epochs: int
     batch: int
     tx: optax.GradientTransformation
     view: augment.View
+    max_skipped: int = 1
 
 
 def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
@@ -61,34 +63,38 @@ def fit(
     labels: np.ndarray,
     key: Key,
     on_epoch: Callable[[int, ModelState, dict[str, float]], None],
+    stop: Callable[[], bool] = parallel.never,
 ) -> ModelState:
-    """Run the recipe from wherever `state` stands.
+    """Run the recipe from wherever `state` stands, also within an epoch.
 
     Args:
         network: bound to `parallel.AXIS`.
         state: placed on the devices (`parallel.to_devices`).
         images, labels: the whole set, uint8 [M, H, W, D] and int [M].
         on_epoch: called with (epochs done, state, mean metrics) after each.
+        stop: asked between dispatches; once it says so, the state is returned as it then is.
 
     Raises:
         ValueError: when there are fewer images than a batch.
-        FloatingPointError: when the loss is not finite.
+        FloatingPointError: after `recipe.max_skipped` steps in a row that were not finite.
     """
     if len(images) < recipe.batch:
         raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
     steps = len(images) // recipe.batch
-    epoch_steps = parallel.repeat(make_step(network, recipe, parallel.AXIS), steps)
+    step = guard.skipping(make_step(network, recipe, parallel.AXIS), "supervised", parallel.AXIS)
+    epoch_steps, watch = parallel.repeat(step, steps), guard.Watch(recipe.max_skipped)
     key_order, key_view = jax.random.split(key)
     shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
     fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
     key_view = parallel.to_devices(key_view)
-    for epoch in range(int(parallel.unreplicate(state.step)) // steps, recipe.epochs):
+    done = int(parallel.unreplicate(state.step))
+    for epoch in range(done // steps, recipe.epochs):
         order = parallel.to_devices(shuffle(epoch))
-        state, history = epoch_steps(state, *fixed, order, key_view)
-        metrics = {name: float(values.mean()) for name, values in parallel.fetch(history).items()}
-        if not np.isfinite(metrics["loss"]):
-            raise FloatingPointError(
-                f"Supervised training: the loss is {metrics['loss']} in epoch {epoch + 1}; lower the learning rate."
-            )
-        on_epoch(epoch + 1, state, metrics)
+        left = epoch_steps._replace(times=(epoch + 1) * steps - done)
+        state, history = left(state, *fixed, order, key_view, stop=stop)
+        history, done = parallel.fetch(history), int(parallel.unreplicate(state.step))
+        watch.look("supervised", history, f"epoch {epoch + 1}")
+        if done < (epoch + 1) * steps:
+            break
+        on_epoch(epoch + 1, state, guard.summary(history))
     return state

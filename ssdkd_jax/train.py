@@ -10,20 +10,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import optimization, parallel
+from ssdkd_jax import guard, optimization, parallel
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
 SYNTHESIS, DISTILLATION, METHOD, STUDENT = range(4)
+INVERSION, DISTILLING = "inversion", "distillation"
 StudentStep = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
 Clock = Callable[[str], AbstractContextManager]
+Stop = Callable[[], bool]
+History = dict[str, np.ndarray]
 
 
 class Plan(NamedTuple):
-    """How long a run is: `rounds` in all, of which the first `warmup` only make images."""
+    """How long a run is: `rounds` in all, of which the first `warmup` only make images.
+
+    Attributes:
+        distill_steps: of each later round.
+        max_skipped: how many steps in a row that are not finite stop the run.
+    """
 
     rounds: int
     warmup: int
     distill_steps: int
+    max_skipped: int = 1
 
 
 class Programs(NamedTuple):
@@ -88,11 +97,13 @@ def compile_round(
     method: Method, student_step: StudentStep, plan: Plan, state: TrainState, teacher: Variables
 ) -> Programs:
     """Compile the four programs of a round at once, for a state placed on the devices."""
+    invert = guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS)
+    study = guard.skipping(distill(method, student_step), DISTILLING, parallel.AXIS)
     programs = Programs(
         begin=parallel.pmap(begin(method)),
-        invert=parallel.repeat(method.synthesis.step, method.synthesis.steps),
+        invert=parallel.repeat(invert, method.synthesis.steps),
         finish=parallel.pmap(finish(method), donate=(0,)),
-        distill=parallel.repeat(distill(method, student_step), plan.distill_steps),
+        distill=parallel.repeat(study, plan.distill_steps),
     )
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(
@@ -104,22 +115,40 @@ def compile_round(
     return Programs(*parallel.compile_together(list(zip(programs, arguments, strict=True))))
 
 
-def run_round(
-    programs: Programs, state: TrainState, teacher: Variables, clock: Clock, distilling: bool
-) -> tuple[TrainState, dict[str, np.ndarray]]:
-    """One round; the metrics are arrays over the steps that measured them."""
-    with clock("synthesis"):
-        work = programs.begin(state)
-        work, inverted = programs.invert(work, teacher, state.student.variables)
-        state, stored = programs.finish(state, work, teacher)
-        jax.block_until_ready(state)
-    history = parallel.fetch(inverted) | parallel.fetch([stored])
-    if distilling:
-        with clock("distillation"):
-            state, distilled = programs.distill(state, teacher)
-            jax.block_until_ready(state)
-        history |= parallel.fetch(distilled)
-    return state, history
+def synthesize(
+    programs: Programs, state: TrainState, teacher: Variables, stop: Stop = parallel.never
+) -> tuple[TrainState, History]:
+    """The first half of a round: one batch of images more; the state as it was where `stop` came before its end."""
+    work = programs.begin(state)
+    work, inverted = programs.invert(work, teacher, state.student.variables, stop=stop)
+    if stop():
+        return state, {}
+    state, stored = programs.finish(state, work, teacher)
+    return jax.block_until_ready(state), parallel.fetch(inverted) | parallel.fetch([stored])
+
+
+def study(
+    programs: Programs, state: TrainState, teacher: Variables, steps: int, stop: Stop = parallel.never
+) -> tuple[TrainState, History]:
+    """The second half of a round: the student learns for `steps` steps, fewer where `stop` comes between."""
+    state, distilled = programs.distill._replace(times=steps)(state, teacher, stop=stop)
+    return jax.block_until_ready(state), parallel.fetch(distilled)
+
+
+def steps_left(plan: Plan, state: TrainState) -> int:
+    """Distillation steps that the round of a state on the devices lacks; more than 0 where it was stopped within."""
+    rounds, steps = (int(parallel.unreplicate(number)) for number in (state.round, state.student.step))
+    return max(0, rounds - plan.warmup) * plan.distill_steps - steps
+
+
+def finished(plan: Plan, state: TrainState) -> bool:
+    """Whether a state on the devices has nothing left to do."""
+    return int(parallel.unreplicate(state.round)) == plan.rounds and not steps_left(plan, state)
+
+
+def progress(state: TrainState) -> int:
+    """Rounds begun and distillation steps made: the number of a state's checkpoint, later ones being higher."""
+    return int(parallel.unreplicate(state.round)) + int(parallel.unreplicate(state.student.step))
 
 
 def run(
@@ -129,43 +158,49 @@ def run(
     teacher: Variables,
     clock: Clock,
     on_round: Callable[[int, TrainState, dict[str, float]], None],
+    stop: Stop = parallel.never,
 ) -> TrainState:
-    """Run the plan from wherever `state` stands.
+    """Run the plan from wherever `state` stands, also within a round.
 
     Args:
         state, teacher: placed on the devices.
         clock: context manager factory, stage name -> context, which adds up seconds.
         on_round: called with (rounds done, state, mean metrics) after each round.
+        stop: asked between dispatches; once it says so, the state is returned as it then is. Saved and
+            run again, it ends with the bits of a run that was not stopped.
 
     Raises:
-        FloatingPointError: at the first loss or weight that is not finite, before `on_round` could save it.
+        FloatingPointError: after `plan.max_skipped` steps in a row that were not finite, or a weight that is not,
+            before `on_round` could save it.
     """
-    for number in range(int(parallel.unreplicate(state.round)), plan.rounds):
-        state, history = run_round(programs, state, teacher, clock, number >= plan.warmup)
-        check_finite(history, number)
+    watch, history = guard.Watch(plan.max_skipped), {}
+    number, left = int(parallel.unreplicate(state.round)), steps_left(plan, state)
+    while left or number < plan.rounds:
+        if not left:
+            with clock("synthesis"):
+                state, history = synthesize(programs, state, teacher, stop)
+            watch.look(INVERSION, history, f"round {number + 1}")
+            if not history:
+                break
+            number, left = number + 1, steps_left(plan, state)
+        if left:
+            with clock("distillation"):
+                state, distilled = study(programs, state, teacher, left, stop)
+            watch.look(DISTILLING, distilled, f"round {number}")
+            history |= distilled
+            left = steps_left(plan, state)
         check_state(state, number)
-        on_round(number + 1, state, {name: float(values.mean()) for name, values in history.items()})
+        if left:
+            break
+        on_round(number, state, guard.summary(history))
+        history = {}
     return state
 
 
-def check_finite(history: dict[str, np.ndarray], number: int) -> None:
-    """Raise FloatingPointError, which names the round, the step and the term, where a metric is not finite."""
-    for name, values in history.items():
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise FloatingPointError(
-                f"'{name}' is {values[bad[0]]} in round {number + 1}, step {bad[0] + 1}; the last good checkpoint "
-                "is kept: lower the learning rate of that stage and start again."
-            )
-
-
 def check_state(state: TrainState, number: int) -> None:
-    """Raise FloatingPointError, which names the array, where the state after a round is not finite.
-
-    The losses of a round were measured before its last update, and so do not tell of it.
-    """
+    """Raise FloatingPointError, which names the array, where the state after `number` rounds is not finite."""
     for name in parallel.not_finite(state):
         raise FloatingPointError(
-            f"'{name}' is not finite after round {number + 1}; the last good checkpoint is kept: lower the "
+            f"'{name}' is not finite after round {number}; the last good checkpoint is kept: lower the "
             "learning rate of that stage and start again."
         )

@@ -29,7 +29,7 @@ def rng():
 @pytest.fixture
 def one_device(monkeypatch):
     """The package sees a single device, although the session has eight."""
-    tiny.use_one_device(monkeypatch)
+    tiny.use_devices(monkeypatch, 1)
 
 
 @pytest.fixture(scope="session")

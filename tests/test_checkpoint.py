@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import checkpoint, models
+from ssdkd_jax import checkpoint, models, workdir
 from ssdkd_jax.models import saved
 
 
@@ -102,6 +102,58 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(copied, d
     step, values, note = checkpoint.restore(copied, tree(0))
     assert (step, note) == (1, {"at": 1})
     assert tiny.tree_equal(values, tree(1))
+
+
+def test_each_file_of_the_newest_cut_short_or_with_a_flipped_byte_is_passed_over_and_named(copied, caplog):
+    for path in [*files_of(copied, 2), copied / "00000002.json"]:
+        content = path.read_bytes()
+        for at in {0, len(content) // 2, len(content) - 1}:
+            path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+            assert checkpoint.restore(copied, tree(0))[0] == 1, (path, at)
+            path.write_bytes(content[:at])
+            assert checkpoint.restore(copied, tree(0))[0] == 1, (path, at)
+        path.write_bytes(content)
+        assert any(str(path) in record.getMessage() for record in caplog.records)
+    assert checkpoint.restore(copied, tree(0))[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (cut_short, "is cut short or grown: .* bytes instead of"),
+        (flip_a_byte, "has changed bytes: its SHA-256 differs"),
+        (lose_a_file, "is gone"),
+        (cut_the_manifest, r"00000002\.json is cut short or has changed"),
+    ],
+)
+def test_damages_are_told_apart(copied, damage, sentence):
+    damage(copied)
+    with pytest.raises(checkpoint.Damaged, match=sentence):
+        checkpoint.verify(copied / "00000002")
+
+
+def test_what_a_save_that_was_cut_short_left_behind_is_swept_away_and_nothing_else(copied):
+    left = [copied / "00000003", copied / "00000004.orbax-checkpoint-tmp-17"]
+    for folder in (*left, copied / "mine"):
+        folder.mkdir()
+        (folder / "file").write_text("x")
+    checkpoint.save(copied, 5, tree(5))
+    assert not any(folder.exists() for folder in left)
+    assert (copied / "mine" / "file").exists()
+    assert checkpoint.steps(copied) == [2, 5]
+
+
+def test_a_full_disk_while_orbax_writes_is_an_oserror_and_keeps_the_checkpoint_before(copied, monkeypatch):
+    def fail(self, path, *_, **__):
+        (path.parent / f"{path.name}.orbax-checkpoint-tmp").mkdir()
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']")
+
+    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointer, "save", fail)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        checkpoint.save(copied, 3, tree(3))
+    assert workdir.explain(error.value).startswith("The disk is full ([Errno 28] No space left on device")
+    assert not list(copied.glob("*tmp*"))
+    assert checkpoint.restore(copied, tree(0))[0] == 2
 
 
 def test_only_damaged_checkpoints_are_an_error_that_names_the_folder(copied):

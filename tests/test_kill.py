@@ -1,50 +1,66 @@
-"""A run killed again and again ends with the bits of one left alone."""
+"""Runs killed at random moments, each gone on with by the same command, end with the bits of one left alone."""
 
 import random
+import signal
 import subprocess
+import time
 
 import pytest
 from test_scripts import finish, overrides, start
 
-from ssdkd_jax import checkpoint
+from ssdkd_jax import checkpoint, preemption
 
-ROUNDS = 12
-
-
-def run_of(workdir):
-    models = {"teacher__model": "wrn10_1", "student__model": "wrn10_1"}
-    arguments = overrides(schedule__rounds=ROUNDS, yardstick_steps=0, teacher__epochs=3, **models)
-    return lambda cache: start(cache, "distill.py", f"--workdir={workdir}", *arguments)
+ARGUMENTS = overrides(schedule__rounds=12, teacher__epochs=3, yardstick_steps=0)
 
 
-def kill_until_done(launch, cache, seed, kills):
-    """Start, kill after a random time, start again; the last start is left alone."""
-    moments = random.Random(seed)
-    for _ in range(kills):
-        process = launch(cache)
-        try:
-            process.communicate(timeout=moments.uniform(4.0, 25.0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-    code, _, err = finish(launch(cache))
-    assert code == 0, err
+def launch(workdir, cache):
+    return start(cache, "distill.py", f"--workdir={workdir}", *ARGUMENTS)
 
 
-def arrays(folder, number):
-    with checkpoint.ocp.PyTreeCheckpointer() as reader:
-        return reader.restore((folder / f"{number:08d}").absolute())
+def interrupt(process, how, seconds):
+    """Send the signal after `seconds`; whether the process was still there to be hit."""
+    try:
+        code = process.wait(seconds)
+        assert code == 0, process.communicate()[1]
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(how)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    if how == signal.SIGTERM and process.returncode != 0:  # 0: it was writing its last line
+        assert process.returncode == preemption.EXIT_CODE, err
+        assert time.monotonic() - sent < 10
+        assert "Traceback" not in err
+    return True
+
+
+def arrays(folder):
+    path = (folder / f"{checkpoint.steps(folder)[-1]:08d}").absolute()
+    checkpoint.verify(path)
+    return {name: value.tobytes() for name, value in checkpoint.read(path).items()}
+
+
+def assert_same(run, alone):
+    for part in ("teacher", "student", "checkpoints"):
+        assert arrays(run / part) == arrays(alone / part), part
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_moments_the_same_command_ends_with_the_same_bits(tmp_path, seed):
-    cache = tmp_path / "cache"
-    code, _, err = finish(run_of(tmp_path / "alone")(cache))
+@pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 30), (signal.SIGTERM, 10)])
+def test_interrupted_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, how, times):
+    cache, alone, moments = tmp_path / "cache", tmp_path / "alone", random.Random(0)
+    for workdir in (tmp_path / "compiles", alone):
+        started = time.monotonic()
+        code, _, err = finish(launch(workdir, cache))
+        assert code == 0, err
+    seconds, number = time.monotonic() - started, 0
+    while times:
+        process = launch(tmp_path / f"run{number}", cache)
+        hit = interrupt(process, how, moments.uniform(0.1, 0.9) * seconds)
+        times -= hit
+        if not hit:
+            assert_same(tmp_path / f"run{number}", alone)
+            number += 1
+    code, _, err = finish(launch(tmp_path / f"run{number}", cache))
     assert code == 0, err
-    kill_until_done(run_of(tmp_path / "killed"), cache, seed, kills=5)
-    for part, number in (("teacher", 0), ("student", 0), ("checkpoints", ROUNDS)):
-        alone, killed = (arrays(tmp_path / run / part, number) for run in ("alone", "killed"))
-        assert alone.keys() == killed.keys()
-        for name in alone:
-            assert alone[name].tobytes() == killed[name].tobytes(), f"{part}: {name}"
+    assert_same(tmp_path / f"run{number}", alone)

@@ -100,8 +100,9 @@ def two_rounds(programs, state, teacher):
     """The state after two rounds, the same on the host, and the metrics of each."""
     state, history = parallel.to_devices(state), []
     for _ in range(2):
-        state, metrics = train.run_round(programs, state, teacher, tiny.clock, distilling=True)
-        history.append(metrics)
+        state, made = train.synthesize(programs, state, teacher)
+        state, learnt = train.study(programs, state, teacher, programs.distill.times)
+        history.append(made | learnt)
     return state, parallel.to_host(state), history
 
 
@@ -115,7 +116,7 @@ def eight(compiled):
 def one(compiled, teacher_variables):
     _, _, state, _ = compiled
     with pytest.MonkeyPatch.context() as patch:
-        tiny.use_one_device(patch)
+        tiny.use_devices(patch, 1)
         job = tiny.job(tiny.make_config(), teacher_variables)
         teacher = parallel.to_devices(teacher_variables)
         programs = train.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)

@@ -67,6 +67,7 @@ def config_defaults():
         schedule__rounds=4,
         schedule__warmup=1,
         schedule__distill_steps=2,
+        schedule__max_skipped=1,
     )
 
 
@@ -120,10 +121,10 @@ def clock(stage):
     return contextlib.nullcontext()
 
 
-def use_one_device(monkeypatch):
-    """Let the package see the first device only."""
-    first = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_device_count", lambda *_, **__: 1)
+def use_devices(monkeypatch, count):
+    """Let the package see the first `count` devices only."""
+    first = jax.devices()[:count]
+    monkeypatch.setattr(jax, "local_device_count", lambda *_, **__: count)
     monkeypatch.setattr(jax, "local_devices", lambda *_, **__: first)
 
 

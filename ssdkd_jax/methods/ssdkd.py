@@ -144,7 +144,9 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
         work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[State, Metrics]:
         index, rows = describe(work.best_images, state.round, teacher_variables, student, key)
-        buffer = replay_buffer.put(state.buffer, slots_to_fill(s, task, state, index), index, rows, axis)
+        slots = slots_to_fill(s, task, state, index)
+        slots = jnp.where(jnp.isfinite(work.best_loss), slots, parallel.padded(s.slots))  # else no image was made
+        buffer = replay_buffer.put(state.buffer, slots, index, rows, axis)
         start = s.start.close(state.generator, work.variables, work.opt_state, work.summed)
         state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
         return state, buffer_metrics(buffer.index, task.classes)

@@ -21,6 +21,7 @@ from ssdkd_jax.types import Array, Key, Network, Variables
 __all__ = ["Generator", "bind", "by_name", "parameter_count"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO}
+COMPUTE = ("float32", "bfloat16")
 NAMES = (*ZOO, "wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
 
 
@@ -57,15 +58,24 @@ def bind(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     axis: str | None = None,
+    compute: str = "float32",
 ) -> Network:
     """A linen module as a `Network`, its input normalised by (x - mean) / std.
+
+    Parameters, BatchNorm statistics and outputs are float32, whatever it computes in.
 
     Args:
         module: called as `module(inputs, train)`.
         input_shape: of one input, (H, W, D) or (Z,).
         mean, std: one value, or one per channel, in the units of the inputs.
         axis: pmap axis over which BatchNorm statistics are averaged in `train`.
+        compute: 'float32' or 'bfloat16', what the layers compute in.
+
+    Raises:
+        ValueError: for another `compute`.
     """
+    if compute not in COMPUTE:
+        raise ValueError(f"compute = '{compute}' is not one of {', '.join(COMPUTE)}.")
     if axis is not None and hasattr(module, "axis_name"):
         module = module.clone(axis_name=axis)
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -73,12 +83,16 @@ def bind(
     def init(key: Key) -> Variables:
         return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape)), False))(key)
 
+    def arguments(variables: Variables, inputs: Array) -> tuple[Variables, Array]:
+        params = jax.tree.map(lambda p: p.astype(compute), variables["params"])
+        return {**variables, "params": params}, ((inputs - shift) / scale).astype(compute)
+
     def apply(variables: Variables, inputs: Array) -> Array:
-        return module.apply(variables, (inputs - shift) / scale, False)
+        return module.apply(*arguments(variables, inputs), False).astype(jnp.float32)
 
     def train(variables: Variables, inputs: Array) -> tuple[Array, Variables]:
-        outputs, updated = module.apply(variables, (inputs - shift) / scale, True, mutable=["batch_stats"])
-        return outputs, {**variables, **updated}
+        outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"])
+        return outputs.astype(jnp.float32), {**variables, **updated}
 
     return Network(init, apply, train)
 

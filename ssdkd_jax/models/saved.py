@@ -37,12 +37,13 @@ def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None
     checkpoint.save(folder, 0, dict(variables), note, keep=1)
 
 
-def load(folder: str | Path, model: str | None = None) -> Saved:
+def load(folder: str | Path, model: str | None = None, compute: str = "float32") -> Saved:
     """The model saved in `folder`.
 
     Args:
         model: its name, needed for a model of one's own: a name that would import code is never
             taken from the folder.
+        compute: what its layers compute in, see `models.bind`.
 
     Raises:
         FileNotFoundError: where there is none.
@@ -50,13 +51,13 @@ def load(folder: str | Path, model: str | None = None) -> Saved:
     """
     if not checkpoint.steps(folder):
         raise FileNotFoundError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
-    note = checkpoint.verify(Path(folder).absolute() / "00000000")
-    if note is None:
-        raise ValueError(f"The model in '{folder}' is damaged; save it again.")
+    try:
+        note = checkpoint.verify(Path(folder).absolute() / "00000000")
+    except checkpoint.Damaged as error:
+        raise ValueError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     if ":" in note["model"] and model != note["model"]:
         raise ValueError(f"'{folder}' holds the model '{note['model']}', not of this package; name it in the call.")
-    network = models.bind(
-        models.by_name(model or note["model"], note["classes"]), note["image_shape"], note["mean"], note["std"]
-    )
+    module = models.by_name(model or note["model"], note["classes"])
+    network = models.bind(module, note["image_shape"], note["mean"], note["std"], compute=compute)
     _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
     return Saved(network, variables, note)

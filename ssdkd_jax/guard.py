@@ -1,0 +1,91 @@
+"""A step whose loss or gradient is not finite is skipped, and counted; many in a row stop the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssdkd_jax import parallel
+from ssdkd_jax.types import Array, Metrics
+
+SKIPPED = "_skipped"
+Step = Callable[..., tuple[Any, Metrics]]
+
+
+def skipping(step: Step, stage: str, axis: str | None) -> Step:
+    """`step` (carry, *fixed) -> (carry, metrics), which leaves the carry as it was where it is not finite.
+
+    That is where a metric is not finite, or a number of the carry was and is no longer, on any
+    device. Counters and keys of the carry go on, so that the next step is another one. A finite
+    step is unchanged to the bit. The metrics say 1 or 0 under STAGE_skipped.
+    """
+
+    def run(carry: Any, *fixed: Any) -> tuple[Any, Metrics]:
+        new, metrics = step(carry, *fixed)
+        changed = [
+            (old, value)
+            for old, value in zip(jax.tree.leaves(carry), jax.tree.leaves(new), strict=True)
+            if value is not old and _is_float(value)
+        ]
+        lost = [jnp.any(jnp.isfinite(old) & ~jnp.isfinite(value)) for old, value in changed]
+        lost += [~jnp.isfinite(value).all() for value in metrics.values()]
+        skip = parallel.total(jnp.any(jnp.stack(lost)).astype(jnp.float32), axis) > 0
+        kept = jax.tree.map(
+            lambda old, value: jnp.where(skip, old, value) if value is not old and _is_float(value) else value,
+            carry,
+            new,
+        )
+        return kept, {**metrics, stage + SKIPPED: skip.astype(jnp.float32)}
+
+    return run
+
+
+def _is_float(x: Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+class Watch:
+    """Follows the skipped steps of each stage, over rounds.
+
+    Args:
+        limit: how many in a row stop the run; 1 stops at the first.
+    """
+
+    def __init__(self, limit: int):
+        self.limit, self.in_a_row = limit, {}
+
+    def look(self, stage: str, history: dict[str, np.ndarray], where: str) -> None:
+        """Go through the metrics (name -> [steps]) of one stage.
+
+        Raises:
+            FloatingPointError: at the last of `limit` skipped steps in a row, which names the terms.
+        """
+        for step, skipped in enumerate(history.get(stage + SKIPPED, ())):
+            self.in_a_row[stage] = self.in_a_row.get(stage, 0) + 1 if skipped else 0
+            if skipped and self.in_a_row[stage] >= self.limit:
+                bad = [f"'{name}' is {values[step]}" for name, values in history.items() if not _finite(values[step])]
+                raise FloatingPointError(
+                    f"{', '.join(bad) or f'the gradient of {stage} is not finite'} in {where}, step {step + 1} "
+                    f"({self.in_a_row[stage]} skipped in a row); the last good checkpoint is kept: lower the "
+                    "learning rate of that stage and start again."
+                )
+
+
+def _finite(value: np.ndarray) -> bool:
+    return bool(np.isfinite(value))
+
+
+def summary(history: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean of each metric over the steps where it was finite; the number of skipped steps."""
+    return {
+        name: float(values.sum() if name.endswith(SKIPPED) else _mean(values[np.isfinite(values)]))
+        for name, values in history.items()
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return values.mean() if values.size else np.nan

@@ -1,0 +1,72 @@
+"""Several hosts, one run: who they are, and what they do together; with one host everything is immediate.
+
+All hosts run the same program; each holds the rows of its own devices. What a person reads
+(plots, logs, summaries) is written by the first.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def join(coordinator: str = "", count: int | None = None, number: int | None = None) -> None:
+    """Join the other hosts of this run; call once, before anything else of JAX.
+
+    What is not given is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
+    and otherwise from the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU: whatever this JAX knows).
+
+    Args:
+        coordinator: 'address:port' of the first host.
+        count: of hosts.
+        number: this one's, from 0.
+
+    Raises:
+        ValueError: where neither arguments, environment nor cluster tell who the hosts are.
+    """
+    try:
+        jax.distributed.initialize(coordinator or None, count, number)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"Cannot join the other hosts ({' '.join(str(error).split())}); give --coordinator=ADDRESS:PORT, "
+            "--hosts=COUNT and --host=NUMBER, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        ) from error
+
+
+def asked_for(environment: dict[str, str] | os._Environ = os.environ) -> bool:
+    """Whether the environment names a coordinator."""
+    return "JAX_COORDINATOR_ADDRESS" in environment
+
+
+def is_first() -> bool:
+    """Whether this host writes what a person reads."""
+    return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+    """Until all hosts are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether `flag` is set on any host; all of them must ask, and get the same answer."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def concatenated(rows: np.ndarray) -> np.ndarray:
+    """The rows of all hosts, in their order, on each of them."""
+    return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
+
+
+def gathered(value: Any) -> Any:
+    """A tree of arrays with a new leading axis: one entry for each host."""
+    if jax.process_count() == 1:
+        return jax.tree.map(lambda x: np.asarray(x)[None], value)
+    return multihost_utils.process_allgather(value)
