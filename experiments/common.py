@@ -19,6 +19,7 @@ from ssdkd_jax.models import saved
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
+EVALUATED_PIXELS = 512 * 1024  # at once, at most
 EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
@@ -57,13 +58,19 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:
     """The data set of the config, and what a network needs to know of it."""
     dataset = data.load(config.data.name, config.data.folder)
-    return dataset, build.Inputs(dataset.train_images.shape[1:], dataset.classes, dataset.mean, dataset.std)
+    shape, crop = dataset.train_images.shape[1:], config.data.crop
+    if crop > min(shape[:2]):
+        raise ValueError(f"data.crop = {crop} is more than the images have ({shape[0]}x{shape[1]}); make it smaller.")
+    image_shape = (crop, crop, shape[2]) if crop else shape
+    return dataset, build.Inputs(image_shape, dataset.classes, dataset.mean, dataset.std)
 
 
 def evaluator(config: ConfigDict, network: build.Network, dataset: data.Dataset) -> Callable:
-    """variables on the devices -> held-out metrics."""
+    """variables on the devices -> held-out scores."""
     task = build.task(config, dataset.classes)
-    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, 500)
+    height, width = dataset.test_images.shape[1:3]
+    batch = min(500, max(1, EVALUATED_PIXELS // (height * width)))
+    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, batch)
 
 
 def note(model: str, inputs: build.Inputs, **more: float) -> dict:
@@ -112,8 +119,8 @@ def obtain_teacher(
 
 
 def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:
-    """Train the teacher on the real images, save it under the workdir, and return its test accuracy."""
-    network = build.network(config.teacher.model, inputs)
+    """Train the teacher on the real images, save it under the workdir, and return its score on the test images."""
+    network, task = build.network(config.teacher.model, inputs), build.task(config, inputs.classes)
     parallel.check_batch("teacher.batch", config.teacher.batch)
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
@@ -129,12 +136,19 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
             save.now_and_then(epoch, state, {})
 
         state = supervised.fit(
-            network, recipe, parallel.to_devices(state), dataset.train_images, dataset.train_labels, key_fit, on_epoch
+            network,
+            task,
+            recipe,
+            parallel.to_devices(state),
+            dataset.train_images,
+            dataset.train_labels,
+            key_fit,
+            on_epoch,
         )
-    accuracy = evaluator(config, network, dataset)(state.variables)["accuracy"]
+    score = evaluator(config, network, dataset)(state.variables)[task.score]
     variables = parallel.to_host(state.variables)
-    saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, accuracy=accuracy))
-    return accuracy
+    saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, **{task.score: score}))
+    return score
 
 
 class Saver:

@@ -36,22 +36,25 @@ def main() -> None:
     network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
     with clock("evaluation"):
         teacher = parallel.to_devices(variables)
-        teacher_metrics = common.evaluator(config, network, dataset)(teacher)
+        teacher_scores = common.evaluator(config, network, dataset)(teacher)
     with clock("setup"):
         job = build.job(config, inputs, network, variables)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
-    student_accuracy = curve[-1]["accuracy"]
+    score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in ("round", "seconds")}
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
-    saved.save(folder, student, common.note(config.student.model, inputs, accuracy=student_accuracy))
+    saved.save(folder, student, common.note(config.student.model, inputs, **{score: student_scores[score]}))
 
     summary = {
-        "teacher_accuracy": teacher_metrics["accuracy"],
-        "student_accuracy": student_accuracy,
-        "real_subset_accuracy": None,
-        "time_to_accuracy": {
-            f"{level:.2f}": next((p["seconds"] for p in curve if p["accuracy"] >= level), None)
+        "score": score,
+        f"teacher_{score}": teacher_scores[score],
+        f"student_{score}": student_scores[score],
+        f"real_subset_{score}": None,
+        "teacher_scores": teacher_scores,
+        "student_scores": student_scores,
+        f"time_to_{score}": {
+            f"{level:.2f}": next((p["seconds"] for p in curve if p[score] >= level), None)
             for level in (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
         },
         "synthetic_images": config.synthesis.batch * config.schedule.rounds,
@@ -62,7 +65,7 @@ def main() -> None:
     }
     if config.yardstick_steps:
         with clock("yardstick"):
-            summary["real_subset_accuracy"] = train_yardstick(config, dataset, inputs)
+            summary[f"real_subset_{score}"] = train_yardstick(config, dataset, inputs)
     if config.measure_unit:
         in_loop = profiling.in_loop(config, inputs, network, variables)
         start = profiling.filled_state(in_loop, config.seed)
@@ -79,11 +82,9 @@ def main() -> None:
         "curve": curve,
     }
     checkpoint.write_json(workdir / "summary.json", summary)
-    shown = (f"{name} {summary[name]:.4f}" for name in ACCURACIES if summary[name] is not None)
+    scores = {name: summary[f"{name}_{score}"] for name in ("teacher", "student", "real_subset")}
+    shown = (f"{name}_{score} {value:.4f}" for name, value in scores.items() if value is not None)
     print(f"{', '.join(shown)}; {clock.total:.0f} s; see {workdir}/summary.json")
-
-
-ACCURACIES = ("teacher_accuracy", "student_accuracy", "real_subset_accuracy")
 
 
 def distill(
@@ -120,7 +121,7 @@ def distill(
                 curve.append({"round": number, "seconds": clock.total, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
                 board.image("synthetic", grid(state, job), number)
-            shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
+            shown = {job.task.score: curve[-1][job.task.score]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
             progress = {"seconds": clock.seconds, "curve": curve}
@@ -140,16 +141,21 @@ def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
 
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
-    """Accuracy of the student trained on as many real images, evenly over classes, as the buffer holds."""
+    """Score of the student trained on as many real images, evenly over classes, as the buffer holds.
+
+    Images whose pixels are labelled are drawn evenly over the set.
+    """
+    task = build.task(config, inputs.classes)
     network = build.network(config.student.model, inputs)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
-    subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
+    whole = dataset.train_labels if dataset.train_labels.ndim == 1 else np.zeros(len(dataset.train_labels), np.int32)
+    subset = even_subset(whole, config.buffer.size, config.seed)
     shown = np.resize(subset, config.yardstick_steps * recipe.batch)
     images, labels = dataset.train_images[shown], dataset.train_labels[shown]
     state = parallel.to_devices(parallel.once(partial(optimization.init, network, recipe.tx))(key_init))
-    state = supervised.fit(network, recipe, state, images, labels, key_fit, lambda *_: None)
-    return common.evaluator(config, network, dataset)(state.variables)["accuracy"]
+    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None)
+    return common.evaluator(config, network, dataset)(state.variables)[task.score]
 
 
 def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -166,18 +172,18 @@ def write_report(
     workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
     """The three pictures."""
-    index = parallel.to_host(state.method.buffer.index)
+    index, score = parallel.to_host(state.method.buffer.index), job.task.score
     occupied = index.label != EMPTY
     counts = np.bincount(index.label[occupied], minlength=job.task.classes)
     title = f"{config.data.name}: synthetic images by the teacher's class"
     report.save_grid(workdir / "synthetic.png", grid(state, job), title)
     report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
     lines = {
-        "teacher": summary["teacher_accuracy"],
-        "student, real subset": summary["real_subset_accuracy"],
+        "teacher": summary[f"teacher_{score}"],
+        "student, real subset": summary[f"real_subset_{score}"],
     }
-    times = [p["seconds"] for p in curve], [p["accuracy"] for p in curve]
-    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None})
+    times = [p["seconds"] for p in curve], [p[score] for p in curve]
+    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None}, score)
 
 
 if __name__ == "__main__":

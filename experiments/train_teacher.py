@@ -17,11 +17,11 @@ import common
 
 
 def main() -> None:
-    """Train, and print the accuracy on the real test images."""
+    """Train, and print the score on the real test images."""
     config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
     dataset, inputs = common.load_data(config)
-    accuracy = common.train_teacher(config, workdir, dataset, inputs)
-    print(f"{config.teacher.model}: {100 * accuracy:.2f} % of {len(dataset.test_images)} test images")
+    score = common.train_teacher(config, workdir, dataset, inputs)
+    print(f"{config.teacher.model}: {100 * score:.2f} % of {len(dataset.test_images)} test images")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssdkd_jax import augment, losses, optimization, parallel
-from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network
+from ssdkd_jax import augment, optimization, parallel
+from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
 
 class Recipe(NamedTuple):
@@ -30,8 +30,8 @@ class Recipe(NamedTuple):
     view: augment.View
 
 
-def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
-    """(state, images uint8 [M, H, W, D], labels [M], order [M], key) -> (state, metrics).
+def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) -> Callable:
+    """(state, images uint8 [M, H, W, D], labels [M, ...], order [M], key) -> (state, the batch's summed metrics).
 
     An epoch visits the images in `order` and leaves out the last, incomplete batch.
     """
@@ -40,21 +40,23 @@ def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
         index = state.step % (order.shape[0] // recipe.batch)
         rows = parallel.own_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
         keys = parallel.own_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
-        x, y = jax.vmap(recipe.view)(keys, augment.to_float(images[rows])), labels[rows]
+        view = augment.with_labels(recipe.view)
+        x, y = jax.vmap(view)(keys, augment.to_float(images[rows]), labels[rows])
 
         def loss(params: dict) -> tuple[Array, tuple]:
             logits, variables = network.train({**state.variables, "params": params}, x)
-            value = losses.cross_entropy(logits, y).mean()
-            return value, (variables, value, jnp.mean(logits.argmax(-1) == y))
+            metrics = task.metrics(logits, y)
+            return metrics["loss"].mean(), (variables, {name: value.sum(0) for name, value in metrics.items()})
 
-        state, (value, accuracy) = optimization.update(state, recipe.tx, loss, axis)
-        return state, parallel.mean({"loss": value, "accuracy": accuracy}, axis)
+        state, (sums,) = optimization.update(state, recipe.tx, loss, axis)
+        return state, parallel.total(sums, axis)
 
     return step
 
 
 def fit(
     network: Network,
+    task: Task,
     recipe: Recipe,
     state: ModelState,
     images: np.ndarray,
@@ -67,8 +69,8 @@ def fit(
     Args:
         network: bound to `parallel.AXIS`.
         state: placed on the devices (`parallel.to_devices`).
-        images, labels: the whole set, uint8 [M, H, W, D] and int [M].
-        on_epoch: called with (epochs done, state, mean metrics) after each.
+        images, labels: the whole set, uint8 [M, H, W, D] and int [M] (dense tasks [M, H, W]).
+        on_epoch: called with (epochs done, state, the task's scores) after each.
 
     Raises:
         ValueError: when there are fewer images than a batch.
@@ -77,15 +79,16 @@ def fit(
     if len(images) < recipe.batch:
         raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
     steps = len(images) // recipe.batch
-    epoch_steps = parallel.repeat(make_step(network, recipe, parallel.AXIS), steps)
+    epoch_steps = parallel.repeat(make_step(network, task, recipe, parallel.AXIS), steps)
     key_order, key_view = jax.random.split(key)
     shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
-    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
+    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels)))
     key_view = parallel.to_devices(key_view)
     for epoch in range(int(parallel.unreplicate(state.step)) // steps, recipe.epochs):
         order = parallel.to_devices(shuffle(epoch))
         state, history = epoch_steps(state, *fixed, order, key_view)
-        metrics = {name: float(values.mean()) for name, values in parallel.fetch(history).items()}
+        sums = {name: values.sum(0, np.float64) for name, values in parallel.fetch(history).items()}
+        metrics = task.scores(sums, steps * recipe.batch)
         if not np.isfinite(metrics["loss"]):
             raise FloatingPointError(
                 f"Supervised training: the loss is {metrics['loss']} in epoch {epoch + 1}; lower the learning rate."
