@@ -21,7 +21,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, checkpoint, data, models, optimization, parallel, profiling, report, supervised, train
+from ssdkd_jax import (
+    build,
+    checkpoint,
+    data,
+    masks,
+    models,
+    optimization,
+    parallel,
+    profiling,
+    report,
+    supervised,
+    train,
+)
 from ssdkd_jax.models import saved
 from ssdkd_jax.replay_buffer import EMPTY
 
@@ -72,6 +84,8 @@ def main() -> None:
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
         write_report(workdir, config, state, job, summary, curve)
+        if dataset.test_labels.ndim > 1:
+            write_masks(workdir, config, state, job, summary, dataset, (network, variables))
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
@@ -184,6 +198,33 @@ def write_report(
     }
     times = [p["seconds"] for p in curve], [p[score] for p in curve]
     report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None}, score)
+
+
+def write_masks(
+    workdir: Path,
+    config: ConfigDict,
+    state: train.TrainState,
+    job: build.Job,
+    summary: dict,
+    dataset: data.Dataset,
+    teacher: tuple[build.Network, dict],
+) -> None:
+    """What teacher and student make of real and of synthetic images, and their IoU by class."""
+    host, classes = parallel.to_host(state), job.task.classes
+    stored = host.method.buffer.shards.rows.images[: len(host.method.buffer.index.label)]
+    synthetic = stored[host.method.buffer.index.label != EMPTY]
+    networks = (teacher, (job.network, host.student.variables))
+    for name, rows, images, truth in (
+        ("masks.png", "image, labels, teacher, student", dataset.test_images, [dataset.test_labels]),
+        ("synthetic_masks.png", "synthetic image, teacher, student", synthetic, []),
+    ):
+        shown = masks.spread(len(images), images.shape[2])
+        answers = [masks.answers(network.apply, variables, images[shown]) for network, variables in networks]
+        sheet = masks.sheet(images[shown], [*(labels[shown] for labels in truth), *answers], classes)
+        report.save_grid(workdir / name, sheet, f"{config.data.name}: {rows}")
+    names = dataset.names or [str(label) for label in range(classes)]
+    scores = {"teacher": summary["teacher_scores"], "student": summary["student_scores"]}
+    masks.write_table(workdir / "iou.csv", names, scores)
 
 
 if __name__ == "__main__":
