@@ -37,6 +37,7 @@ COORDINATOR = flags.DEFINE_string(
 )
 HOSTS = flags.DEFINE_integer("hosts", None, "How many hosts run this command together.")
 HOST = flags.DEFINE_integer("host", None, "The number of this one, from 0.")
+EVALUATED_PIXELS = 512 * 1024  # at once, at most
 EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
@@ -95,13 +96,19 @@ def stop() -> bool:
 def load_data(config: ConfigDict) -> tuple[data.Dataset, build.Inputs]:
     """The data set of the config, and what a network needs to know of it."""
     dataset = data.load(config.data.name, config.data.folder)
-    return dataset, build.Inputs(dataset.train_images.shape[1:], dataset.classes, dataset.mean, dataset.std)
+    shape, crop = dataset.train_images.shape[1:], config.data.crop
+    if crop > min(shape[:2]):
+        raise ValueError(f"data.crop = {crop} is more than the images have ({shape[0]}x{shape[1]}); make it smaller.")
+    image_shape = (crop, crop, shape[2]) if crop else shape
+    return dataset, build.Inputs(image_shape, dataset.classes, dataset.mean, dataset.std)
 
 
 def evaluator(config: ConfigDict, network: build.Network, dataset: data.Dataset) -> Callable:
-    """variables on the devices -> held-out metrics."""
+    """variables on the devices -> held-out scores."""
     task = build.task(config, dataset.classes)
-    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, 500)
+    height, width = dataset.test_images.shape[1:3]
+    batch = min(500, max(1, EVALUATED_PIXELS // (height * width)))
+    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, batch)
 
 
 def note(model: str, inputs: build.Inputs, **more: float) -> dict:
@@ -153,8 +160,9 @@ def obtain_teacher(
 
 
 def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:
-    """Train the teacher on the real images, save it under the workdir, and return its test accuracy."""
+    """Train the teacher on the real images, save it under the workdir, and return its score on the test images."""
     network = build.network(config.teacher.model, inputs, compute=config.compute)
+    task = build.task(config, inputs.classes)
     parallel.check_batch("teacher.batch", config.teacher.batch)
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
@@ -172,16 +180,16 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
 
         state = parallel.to_devices(state)
         data = dataset.train_images, dataset.train_labels
-        state = supervised.fit(network, recipe, state, *data, key_fit, on_epoch, stop)
+        state = supervised.fit(network, task, recipe, state, *data, key_fit, on_epoch, stop)
     done = int(parallel.unreplicate(state.step))
     if done < recipe.epochs * (len(dataset.train_images) // recipe.batch):
         save.now(done, state, {})
         raise preemption.Preempted(f"Stopped by SIGTERM after {done} steps of the teacher; the same command goes on.")
     parallel.check_replicated(state)
-    accuracy = evaluator(config, network, dataset)(state.variables)["accuracy"]
+    score = evaluator(config, network, dataset)(state.variables)[task.score]
     variables = parallel.to_host(state.variables)
-    saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, accuracy=accuracy))
-    return accuracy
+    saved.save(workdir / "teacher", variables, note(config.teacher.model, inputs, **{task.score: score}))
+    return score
 
 
 class Saver:

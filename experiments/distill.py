@@ -32,6 +32,7 @@ from ssdkd_jax import (
     data,
     guard,
     hosts,
+    masks,
     models,
     optimization,
     parallel,
@@ -59,23 +60,26 @@ def run(config: ConfigDict, workdir: Path) -> None:
     network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
     with clock("evaluation"):
         teacher = parallel.to_devices(variables)
-        teacher_metrics = common.evaluator(config, network, dataset)(teacher)
+        teacher_scores = common.evaluator(config, network, dataset)(teacher)
     with clock("setup"):
         job = build.job(config, inputs, network, variables)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
     parallel.check_replicated(state)
-    student_accuracy = curve[-1]["accuracy"]
+    score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in ("round", "seconds")}
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
-    saved.save(folder, student, common.note(config.student.model, inputs, accuracy=student_accuracy))
+    saved.save(folder, student, common.note(config.student.model, inputs, **{score: student_scores[score]}))
 
     summary = {
-        "teacher_accuracy": teacher_metrics["accuracy"],
-        "student_accuracy": student_accuracy,
-        "real_subset_accuracy": None,
-        "time_to_accuracy": {
-            f"{level:.2f}": next((p["seconds"] for p in curve if p["accuracy"] >= level), None)
+        "score": score,
+        f"teacher_{score}": teacher_scores[score],
+        f"student_{score}": student_scores[score],
+        f"real_subset_{score}": None,
+        "teacher_scores": teacher_scores,
+        "student_scores": student_scores,
+        f"time_to_{score}": {
+            f"{level:.2f}": next((p["seconds"] for p in curve if p[score] >= level), None)
             for level in (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
         },
         "synthetic_images": config.synthesis.batch * config.schedule.rounds,
@@ -86,13 +90,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
     }
     if config.yardstick_steps:
         with clock("yardstick"):
-            summary["real_subset_accuracy"] = train_yardstick(config, dataset, inputs)
+            summary[f"real_subset_{score}"] = train_yardstick(config, dataset, inputs)
     if config.measure_unit:
         in_loop = profiling.in_loop(config, inputs, network, variables)
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
         write_report(workdir, config, state, job, summary, curve)
+        if dataset.test_labels.ndim > 1:
+            write_masks(workdir, config, state, job, summary, dataset, (network, variables))
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
@@ -105,11 +111,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     if not hosts.is_first():
         return
     checkpoint.write_json(workdir / "summary.json", summary)
-    shown = (f"{name} {summary[name]:.4f}" for name in ACCURACIES if summary[name] is not None)
+    scores = {name: summary[f"{name}_{score}"] for name in ("teacher", "student", "real_subset")}
+    shown = (f"{name}_{score} {value:.4f}" for name, value in scores.items() if value is not None)
     print(f"{', '.join(shown)}; {clock.total:.0f} s; see {workdir}/summary.json")
-
-
-ACCURACIES = ("teacher_accuracy", "student_accuracy", "real_subset_accuracy")
 
 
 def distill(
@@ -147,7 +151,7 @@ def distill(
                 curve.append({"round": number, "seconds": clock.total, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
                 board.image("synthetic", grid(state, job), number)
-            shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
+            shown = {job.task.score: curve[-1][job.task.score]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
             for name, times in metrics.items():
@@ -173,18 +177,23 @@ def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
 
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
-    """Accuracy of the student trained on as many real images, evenly over classes, as the buffer holds."""
+    """Score of the student trained on as many real images, evenly over classes, as the buffer holds.
+
+    Images whose pixels are labelled are drawn evenly over the set.
+    """
+    task = build.task(config, inputs.classes)
     network = build.network(config.student.model, inputs, compute=config.compute)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
-    subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
+    whole = dataset.train_labels if dataset.train_labels.ndim == 1 else np.zeros(len(dataset.train_labels), np.int32)
+    subset = even_subset(whole, config.buffer.size, config.seed)
     shown = np.resize(subset, config.yardstick_steps * recipe.batch)
     images, labels = dataset.train_images[shown], dataset.train_labels[shown]
     state = parallel.to_devices(parallel.once(partial(optimization.init, network, recipe.tx))(key_init))
-    state = supervised.fit(network, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
+    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
     if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
         raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
-    return common.evaluator(config, network, dataset)(state.variables)["accuracy"]
+    return common.evaluator(config, network, dataset)(state.variables)[task.score]
 
 
 def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -201,7 +210,7 @@ def write_report(
     workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
     """The three pictures, by the first host."""
-    index = parallel.to_host(state.method.buffer.index)
+    index, score = parallel.to_host(state.method.buffer.index), job.task.score
     occupied = index.label != EMPTY
     counts = np.bincount(index.label[occupied], minlength=job.task.classes)
     images = grid(state, job)
@@ -211,11 +220,38 @@ def write_report(
     report.save_grid(workdir / "synthetic.png", images, title)
     report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
     lines = {
-        "teacher": summary["teacher_accuracy"],
-        "student, real subset": summary["real_subset_accuracy"],
+        "teacher": summary[f"teacher_{score}"],
+        "student, real subset": summary[f"real_subset_{score}"],
     }
-    times = [p["seconds"] for p in curve], [p["accuracy"] for p in curve]
-    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None})
+    times = [p["seconds"] for p in curve], [p[score] for p in curve]
+    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None}, score)
+
+
+def write_masks(
+    workdir: Path,
+    config: ConfigDict,
+    state: train.TrainState,
+    job: build.Job,
+    summary: dict,
+    dataset: data.Dataset,
+    teacher: tuple[build.Network, dict],
+) -> None:
+    """What teacher and student make of real and of synthetic images, and their IoU by class."""
+    host, classes = parallel.to_host(state), job.task.classes
+    stored = host.method.buffer.shards.rows.images[: len(host.method.buffer.index.label)]
+    synthetic = stored[host.method.buffer.index.label != EMPTY]
+    networks = (teacher, (job.network, host.student.variables))
+    for name, rows, images, truth in (
+        ("masks.png", "image, labels, teacher, student", dataset.test_images, [dataset.test_labels]),
+        ("synthetic_masks.png", "synthetic image, teacher, student", synthetic, []),
+    ):
+        shown = masks.spread(len(images), images.shape[2])
+        answers = [masks.answers(network.apply, variables, images[shown]) for network, variables in networks]
+        sheet = masks.sheet(images[shown], [*(labels[shown] for labels in truth), *answers], classes)
+        report.save_grid(workdir / name, sheet, f"{config.data.name}: {rows}")
+    names = dataset.names or [str(label) for label in range(classes)]
+    scores = {"teacher": summary["teacher_scores"], "student": summary["student_scores"]}
+    masks.write_table(workdir / "iou.csv", names, scores)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,36 @@
-"""Download and prepare a tfds data set once, as array_record; needs TensorFlow: pip install '.[prepare]'.
+"""Prepare a tfds data set once, as array_record.
 
-python experiments/prepare_data.py --name=cifar10
+    python experiments/prepare_data.py --name=cifar10
+    python experiments/prepare_data.py --name=nyuv2 --source=FOLDER
+
+CIFAR and Fashion-MNIST are downloaded and need TensorFlow: pip install '.[prepare]'. NYUv2 is read from a folder
+of yours (ssdkd_jax/nyuv2.py lists the layouts) without it.
 """
 
 from __future__ import annotations
 
+import sys
+
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-NAME = flags.DEFINE_enum("name", "cifar10", ["cifar10", "cifar100", "fashion_mnist"], "The data set.")
+from ssdkd_jax import nyuv2
+
+NAME = flags.DEFINE_enum("name", "cifar10", ["cifar10", "cifar100", "fashion_mnist", "nyuv2"], "The data set.")
+SOURCE = flags.DEFINE_string("source", None, "The folder that holds NYUv2.")
 FOLDER = flags.DEFINE_string("folder", None, "tfds's data directory; its own where not given.")
 
 
 def main(_: list[str]) -> None:
     """Prepare."""
+    if NAME.value == "nyuv2":
+        if not SOURCE.value:
+            sys.exit("Error: NYUv2 is not downloaded; name the folder that holds it as --source=FOLDER.")
+        try:
+            nyuv2.prepare(SOURCE.value, FOLDER.value)
+        except (FileNotFoundError, ValueError) as error:
+            sys.exit(f"Error: {error}")
+        return
     tfds.builder(NAME.value, data_dir=FOLDER.value, file_format="array_record").download_and_prepare()
 
 

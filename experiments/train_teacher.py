@@ -24,12 +24,12 @@ from ssdkd_jax import build
 
 
 def main() -> None:
-    """Train, and print the accuracy on the real test images."""
+    """Train, and print the score on the real test images."""
     config, workdir = build.for_devices(common.CONFIG.value), Path(common.WORKDIR.value)
     dataset, inputs = common.load_data(config)
     with common.claimed(workdir):
-        accuracy = common.train_teacher(config, workdir, dataset, inputs)
-    print(f"{config.teacher.model}: {100 * accuracy:.2f} % of {len(dataset.test_images)} test images")
+        score = common.train_teacher(config, workdir, dataset, inputs)
+    print(f"{config.teacher.model}: {100 * score:.2f} % of {len(dataset.test_images)} test images")
 
 
 if __name__ == "__main__":

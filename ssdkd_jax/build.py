@@ -25,7 +25,7 @@ from ssdkd_jax import (
     train,
 )
 from ssdkd_jax.methods import ssdkd
-from ssdkd_jax.tasks import classification
+from ssdkd_jax.tasks import classification, segmentation
 from ssdkd_jax.types import Method, Network, Task, Variables
 
 
@@ -74,8 +74,19 @@ def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS, compute
 
 
 def task(config: ConfigDict, classes: int) -> Task:
-    """The classification task of this run."""
-    return classification.make(classes, config.student.temperature)
+    """The task that the config names.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    c, temperature = config.task, config.student.temperature
+    tasks = {
+        "classification": lambda: classification.make(classes, temperature),
+        "segmentation": lambda: segmentation.make(classes, temperature, c.presence),
+    }
+    if c.name not in tasks:
+        raise ValueError(f"task.name = '{c.name}' is not one of {', '.join(tasks)}.")
+    return tasks[c.name]()
 
 
 def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
@@ -83,14 +94,15 @@ def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
     c = config.teacher
     steps = c.epochs * (images // c.batch)
     tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
-    return supervised.Recipe(c.epochs, c.batch, tx, augment.make(c.flip, c.shift), config.schedule.max_skipped)
+    view = augment.make(c.flip, c.shift, config.data.crop)
+    return supervised.Recipe(c.epochs, c.batch, tx, view, config.schedule.max_skipped)
 
 
 def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
     """The student's, for one pass over the real subset repeated to `yardstick_steps` batches."""
     c = config.student
     tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
-    view = augment.make(config.teacher.flip, config.teacher.shift)
+    view = augment.make(config.teacher.flip, config.teacher.shift, config.data.crop)
     batch = min(c.batch, config.buffer.size)
     return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
@@ -192,7 +204,7 @@ def job(
     bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
     the_task = task(config, inputs.classes)
     student_network = network(config.student.model, inputs, axis, config.compute)
-    the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width)
+    the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width, config.synthesis.doublings)
     generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
     hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
@@ -215,7 +227,7 @@ def check(config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_
     parallel.check_batch("synthesis.batch", config.synthesis.batch)
     parallel.check_batch("student.batch", config.student.batch)
     images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
-    answered = jax.eval_shape(teacher_network.apply, teacher_variables, images).shape[-1]
+    answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
     if answered != inputs.classes:
         raise ValueError(
             f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
@@ -231,4 +243,19 @@ def check(config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_
             f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
             "for distillation; lower it."
         )
-    jax.eval_shape(network(config.student.model, inputs, None).init, jax.random.key(0))
+    check_answer(config, config.student.model, network(config.student.model, inputs, None), images)
+
+
+def check_answer(
+    config: ConfigDict, name: str, model: Network, images: jax.ShapeDtypeStruct, variables: Variables | None = None
+) -> int:
+    """The classes that the model `name` answers; ValueError where not per image, or per pixel, as the task asks."""
+    variables = variables or jax.eval_shape(model.init, jax.random.key(0))
+    shape = jax.eval_shape(model.apply, variables, images).shape
+    wanted = images.shape[:3] if config.task.name == "segmentation" else images.shape[:1]
+    if shape[:-1] != wanted:
+        raise ValueError(
+            f"task.name = '{config.task.name}' takes logits of shape {[*wanted, 'C']}, but the model '{name}' answers "
+            f"{list(shape)}; choose another model or task."
+        )
+    return shape[-1]

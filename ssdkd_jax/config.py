@@ -16,8 +16,13 @@ def default() -> ConfigDict:
             compute="float32",  # or bfloat16; parameters, BatchNorm statistics and losses are float32 all the same
             batch_per_device=False,  # the batches below are of each device: the global ones grow with the devices
             data=dict(
-                name="digits",  # digits, fashion_mnist, cifar10, cifar100
+                name="digits",  # digits, fashion_mnist, cifar10, cifar100, scenes, nyuv2
                 folder="",  # of the IDX .gz files, or tfds's data directory; '' for tfds's own
+                crop=0,  # side of the squares cut at random from real images, and of synthetic ones; 0 for all of it
+            ),
+            task=dict(
+                name="classification",  # or segmentation
+                presence=0.02,  # segmentation: the share of its pixels on which an image shows a class at least
             ),
             teacher=dict(
                 model="wrn16_1",  # one of models.NAMES, or 'package.module:Class' called with classes=C
@@ -45,6 +50,7 @@ def default() -> ConfigDict:
                 latent=128,  # Z
                 class_code=4.0,  # how far the asked class shifts the mean of z; 0 for z ~ N(0, I)
                 width=64,  # channels of the generator's last hidden layer
+                doublings=2,  # of the generator's resolution; the image size is a multiple of 2 to this power
                 lr_generator=5e-3,
                 lr_latent=1e-2,
                 start="sequential",  # or reptile, first_order: how the generator begins a round

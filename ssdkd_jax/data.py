@@ -9,15 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssdkd_jax import scenes
+
+SCENES = {"train": 3000, "test": 500}
+SCENE_SIZE = 64
+
 
 class Dataset(NamedTuple):
     """Labelled images.
 
     Attributes:
         train_images, test_images: uint8 [M, H, W, D].
-        train_labels, test_labels: int32 [M].
+        train_labels, test_labels: int32 [M]; of pixels uint8 [M, H, W], 255 where there is none.
         classes: C.
         mean, std: per channel, of images in [0, 1].
+        names: of the classes; () where they are only numbered.
     """
 
     train_images: np.ndarray
@@ -27,15 +33,17 @@ class Dataset(NamedTuple):
     classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
 
 def load(name: str, folder: str = "") -> Dataset:
     """The data set `name`.
 
     Args:
-        name: 'digits', 'fashion_mnist', 'cifar10' or 'cifar100'.
+        name: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'scenes' or 'nyuv2'.
         folder: for fashion_mnist, the folder of the IDX .gz files; otherwise, and for
             fashion_mnist without such files, the tfds data directory ('' is tfds's own).
+            For scenes, '' takes the items from digits, any other folder from fashion_mnist.
 
     Raises:
         ValueError: for an unknown name.
@@ -90,7 +98,41 @@ def cifar100(folder: str = "") -> Dataset:
     return _from_tfds("cifar100", folder, "label", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
 
-_LOADERS = {"digits": digits, "fashion_mnist": fashion_mnist, "cifar10": cifar10, "cifar100": cifar100}
+def scattered(folder: str = "") -> Dataset:
+    """Scenes 64x64x1 of digits, or of Fashion-MNIST where `folder` holds it; 3,000 to train and 500 to test.
+
+    The items of the two splits are those of the two splits of their set. Class 0 is the ground.
+    """
+    items = fashion_mnist(folder) if folder else digits()
+    step = 1 if folder else 2  # digits are doubled; their eight pixels are what is to be scaled
+    train, test = (
+        scenes.make(images[:, ::step, ::step], labels, SCENES[split], SCENE_SIZE, seed)
+        for seed, (split, images, labels) in enumerate(
+            (("train", items.train_images, items.train_labels), ("test", items.test_images, items.test_labels))
+        )
+    )
+    names = ("ground", *(items.names or map(str, range(items.classes))))
+    mean, std = ((round(float(moment), 4),) for moment in (train[0].mean() / 255, train[0].std() / 255))
+    return Dataset(*train, *test, items.classes + 1, mean, std, names)
+
+
+def nyuv2(folder: str = "") -> Dataset:
+    """NYUv2 with 13 classes through tfds: 795 + 654 images 256x341x3, and masks of their pixels."""
+    from ssdkd_jax import nyuv2 as builder  # which tfds then knows
+
+    read = _from_tfds("nyuv2", folder, "mask", len(builder.NAMES), (0.5,) * 3, (0.5,) * 3)
+    train, test = (labels[..., 0].astype(np.uint8) for labels in (read.train_labels, read.test_labels))
+    return read._replace(train_labels=train, test_labels=test, names=builder.NAMES)
+
+
+_LOADERS = {
+    "digits": digits,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "scenes": scattered,
+    "nyuv2": nyuv2,
+}
 
 
 def read_idx(path: Path) -> np.ndarray:

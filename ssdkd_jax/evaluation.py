@@ -17,13 +17,13 @@ def make_step(network: Network, task: Task, axis: str | None) -> Callable:
 
     def step(variables: Variables, images: Array, labels: Array, mask: Array) -> Metrics:
         values = task.metrics(network.apply(variables, augment.to_float(images)), labels)
-        return parallel.total({name: jnp.sum(value * mask) for name, value in values.items()}, axis)
+        return parallel.total({name: jnp.tensordot(mask, value, 1) for name, value in values.items()}, axis)
 
     return step
 
 
 def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, batch: int) -> Callable:
-    """variables (placed on the devices) -> {metric: mean over the set}.
+    """variables (placed on the devices) -> the task's scores on the set.
 
     Args:
         images: uint8 [M, H, W, D].
@@ -45,6 +45,6 @@ def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, b
             for start in range(0, len(images), batch)
         ]
         sums = [jax.device_get(parallel.unreplicate(s)) for s in sums]
-        return {name: float(sum(s[name] for s in sums) / len(images)) for name in sums[0]}
+        return task.scores({name: sum(np.asarray(s[name], np.float64) for s in sums) for name in sums[0]}, len(images))
 
     return evaluate

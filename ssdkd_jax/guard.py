@@ -76,7 +76,7 @@ class Watch:
 
 
 def _finite(value: np.ndarray) -> bool:
-    return bool(np.isfinite(value))
+    return bool(np.isfinite(value).all())
 
 
 def summary(history: dict[str, np.ndarray]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-SHOWN = ("accuracy", "inversion", "distillation")
+SHOWN = ("accuracy", "miou", "inversion", "distillation")
 
 
 class Stopwatch:
@@ -104,13 +104,13 @@ def save_grid(path: Path, grid: np.ndarray, title: str) -> None:
     plt.close(figure)
 
 
-def save_accuracy(path: Path, seconds: list[float], accuracy: list[float], lines: dict[str, float]) -> None:
-    """Write the student's held-out accuracy over time as PNG, with named horizontal lines."""
+def save_accuracy(path: Path, seconds: list[float], values: list[float], lines: dict[str, float], score: str) -> None:
+    """Write the student's held-out `score` over time as PNG, with named horizontal lines."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(seconds, [100 * a for a in accuracy], marker="o", markersize=3, label="data-free student")
+    axes.plot(seconds, [100 * a for a in values], marker="o", markersize=3, label="data-free student")
     for (name, value), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(100 * value, linestyle=style, color="gray", label=f"{name} {100 * value:.2f} %")
-    axes.set(xlabel="seconds, compilation included", ylabel="accuracy on real test images, %")
+    axes.set(xlabel="seconds, compilation included", ylabel=f"{score} on real test images, %")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssdkd_jax import augment, guard, losses, optimization, parallel
-from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network
+from ssdkd_jax import augment, guard, optimization, parallel
+from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
+
+STAGE = "supervised"
 
 
 class Recipe(NamedTuple):
@@ -32,8 +34,8 @@ class Recipe(NamedTuple):
     max_skipped: int = 1
 
 
-def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
-    """(state, images uint8 [M, H, W, D], labels [M], order [M], key) -> (state, metrics).
+def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) -> Callable:
+    """(state, images uint8 [M, H, W, D], labels [M, ...], order [M], key) -> (state, the batch's summed metrics).
 
     An epoch visits the images in `order` and leaves out the last, incomplete batch.
     """
@@ -42,21 +44,23 @@ def make_step(network: Network, recipe: Recipe, axis: str | None) -> Callable:
         index = state.step % (order.shape[0] // recipe.batch)
         rows = parallel.own_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
         keys = parallel.own_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
-        x, y = jax.vmap(recipe.view)(keys, augment.to_float(images[rows])), labels[rows]
+        view = augment.with_labels(recipe.view)
+        x, y = jax.vmap(view)(keys, augment.to_float(images[rows]), labels[rows])
 
         def loss(params: dict) -> tuple[Array, tuple]:
             logits, variables = network.train({**state.variables, "params": params}, x)
-            value = losses.cross_entropy(logits, y).mean()
-            return value, (variables, value, jnp.mean(logits.argmax(-1) == y))
+            metrics = task.metrics(logits, y)
+            return metrics["loss"].mean(), (variables, {name: value.sum(0) for name, value in metrics.items()})
 
-        state, (value, accuracy) = optimization.update(state, recipe.tx, loss, axis)
-        return state, parallel.mean({"loss": value, "accuracy": accuracy}, axis)
+        state, (sums,) = optimization.update(state, recipe.tx, loss, axis)
+        return state, parallel.total(sums, axis)
 
     return step
 
 
 def fit(
     network: Network,
+    task: Task,
     recipe: Recipe,
     state: ModelState,
     images: np.ndarray,
@@ -70,8 +74,8 @@ def fit(
     Args:
         network: bound to `parallel.AXIS`.
         state: placed on the devices (`parallel.to_devices`).
-        images, labels: the whole set, uint8 [M, H, W, D] and int [M].
-        on_epoch: called with (epochs done, state, mean metrics) after each.
+        images, labels: the whole set, uint8 [M, H, W, D] and int [M] (dense tasks [M, H, W]).
+        on_epoch: called with (epochs done, state, the task's scores) after each.
         stop: asked between dispatches; once it says so, the state is returned as it then is.
 
     Raises:
@@ -81,11 +85,11 @@ def fit(
     if len(images) < recipe.batch:
         raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
     steps = len(images) // recipe.batch
-    step = guard.skipping(make_step(network, recipe, parallel.AXIS), "supervised", parallel.AXIS)
+    step = guard.skipping(make_step(network, task, recipe, parallel.AXIS), STAGE, parallel.AXIS)
     epoch_steps, watch = parallel.repeat(step, steps), guard.Watch(recipe.max_skipped)
     key_order, key_view = jax.random.split(key)
     shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
-    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels, jnp.int32)))
+    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels)))
     key_view = parallel.to_devices(key_view)
     done = int(parallel.unreplicate(state.step))
     for epoch in range(done // steps, recipe.epochs):
@@ -93,8 +97,10 @@ def fit(
         left = epoch_steps._replace(times=(epoch + 1) * steps - done)
         state, history = left(state, *fixed, order, key_view, stop=stop)
         history, done = parallel.fetch(history), int(parallel.unreplicate(state.step))
-        watch.look("supervised", history, f"epoch {epoch + 1}")
+        watch.look(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:
             break
-        on_epoch(epoch + 1, state, guard.summary(history))
+        made = history.pop(STAGE + guard.SKIPPED) == 0
+        sums = {name: values[made].sum(0, np.float64) for name, values in history.items()}
+        on_epoch(epoch + 1, state, task.scores(sums, made.sum() * recipe.batch))
     return state

@@ -26,7 +26,7 @@ Metrics = dict[str, Array]
 
 
 class Network(NamedTuple):
-    """A classifier (or generator) as pure functions of its variables.
+    """A classifier (of images or pixels) or a generator as pure functions of its variables.
 
     Attributes:
         init: key -> variables.
@@ -52,7 +52,10 @@ class Task(NamedTuple):
         adversarial_loss: (teacher logits, student logits) -> [B], lower where they disagree.
         gap: (teacher logits, student logits) -> [B], the priority delta of an image.
         class_probabilities: logits -> [B, C].
-        metrics: (logits, labels) -> {name: [B]}, averaged over the evaluation set.
+        metrics: (logits, labels) -> {name: [B, ...]}, to be summed over a set; among them 'loss' [B],
+            which training on labelled images descends.
+        scores: (their sums, images in the set) -> {name: value}, on the host.
+        score: name of the one by which a network is judged.
     """
 
     classes: int
@@ -64,6 +67,8 @@ class Task(NamedTuple):
     gap: Callable[[Array, Array], Array]
     class_probabilities: Callable[[Array], Array]
     metrics: Callable[[Array, Array], Metrics]
+    scores: Callable[[Any, int], dict[str, float]]
+    score: str
 
 
 @chex.dataclass(frozen=True)

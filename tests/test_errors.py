@@ -6,6 +6,7 @@ import pytest
 import tiny
 
 from ssdkd_jax import build, config, hints, models, optimization, parallel, supervised
+from ssdkd_jax.tasks import classification
 
 
 def message(error):
@@ -128,6 +129,7 @@ def test_supervised_training_needs_a_whole_batch_and_stops_at_a_loss_that_is_not
     with pytest.raises(expected[0], match=expected[1]):
         supervised.fit(
             network,
+            classification.make(3, 1.0),
             recipe,
             parallel.to_devices(state),
             images,

@@ -64,6 +64,7 @@ def fitted(separable):
     heard = []
     state = supervised.fit(
         network,
+        classification.make(3, 1.0),
         recipe,
         parallel.to_devices(state),
         *separable,

@@ -36,6 +36,19 @@ class Linear(nn.Module):
         return nn.Dense(self.classes, use_bias=False)(images.reshape(images.shape[0], -1))
 
 
+class Pixels(nn.Module):
+    """A user's own segmenter: a 3x3 and a 1x1 convolution with BatchNorm between."""
+
+    classes: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Conv(4, (3, 3))(images)
+        x = nn.tanh(nn.BatchNorm(not train, momentum=0.9, axis_name=self.axis_name)(x))
+        return nn.Conv(self.classes, (1, 1))(x)
+
+
 def config_fields(cfg, **fields):
     """`cfg` with dotted fields set, written a__b for a.b."""
     cfg.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})

@@ -1,6 +1,6 @@
 """Networks: linen modules, found by name, and bound to plain functions of their variables.
 
-A classifier of the user's own is any linen module called as `module(images, train)`. Where it
+A classifier (of images or of pixels) of the user's own is any linen module called as `module(images, train)`. Where it
 has a field `axis_name`, its BatchNorm is averaged over devices through it.
 """
 
@@ -14,13 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax.models import mobilenetv2, resnet, vgg, wrn
+from ssdkd_jax.models import deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
 
 __all__ = ["Generator", "bind", "by_name", "parameter_count"]
 
-ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO}
+ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO, **deeplab.ZOO}
 COMPUTE = ("float32", "bfloat16")
 NAMES = (*ZOO, "wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
 

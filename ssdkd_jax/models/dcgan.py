@@ -1,4 +1,8 @@
-"""The DCGAN-like generator of the data-free family (Fang et al., AAAI 2022, for 32x32 images)."""
+"""The DCGAN-like generator of the data-free family (Fang et al., AAAI 2022, for 32x32 images).
+
+For larger images it starts as coarse, doubles more often, and halves its channels with each doubling, as
+the generator of DFAD (Fang et al. 2019, for 128x128 images) does by transposed convolutions.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,17 @@ from ssdkd_jax.types import Array
 
 
 class Generator(nn.Module):
-    """Latents to images by two nearest-neighbour doublings.
+    """Latents to images by nearest-neighbour doublings.
 
     Attributes:
-        image_shape: (H, W, D), H and W divisible by 4.
-        width: channels of the last hidden layer; the first has twice as many. 64 in the original.
+        image_shape: (H, W, D), H and W divisible by 2 to the power of `doublings`.
+        width: channels of the last hidden layer; each before it has twice as many. 64 in the original.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
     """
 
     image_shape: tuple[int, int, int]
     width: int = 64
+    doublings: int = 2
     axis_name: str | None = None
 
     @nn.compact
@@ -26,11 +31,12 @@ class Generator(nn.Module):
         """z [B, Z] -> images [B, H, W, D] in [0, 1].
 
         Raises:
-            ValueError: for an image size that does not divide by 4.
+            ValueError: for an image size that does not divide.
         """
         height, width, channels = self.image_shape
-        if height % 4 or width % 4:
-            raise ValueError(f"The generator makes image sizes divisible by 4, not {(height, width)}.")
+        coarse, first = 2**self.doublings, self.width * 2 ** (self.doublings - 1)
+        if height % coarse or width % coarse:
+            raise ValueError(f"The generator makes image sizes divisible by {coarse}, not {(height, width)}.")
 
         def norm(x: Array) -> Array:
             return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name)(x)
@@ -38,10 +44,10 @@ class Generator(nn.Module):
         def conv(features: int, bias: bool = False) -> nn.Conv:
             return nn.Conv(features, (3, 3), padding=((1, 1), (1, 1)), use_bias=bias)
 
-        x = nn.Dense(2 * self.width * (height // 4) * (width // 4))(z)
-        x = norm(x.reshape(-1, height // 4, width // 4, 2 * self.width))
-        x = nn.leaky_relu(norm(conv(2 * self.width)(_double(x))), 0.2)
-        x = nn.leaky_relu(norm(conv(self.width)(_double(x))), 0.2)
+        x = nn.Dense(first * (height // coarse) * (width // coarse))(z)
+        x = norm(x.reshape(-1, height // coarse, width // coarse, first))
+        for doubling in range(self.doublings):
+            x = nn.leaky_relu(norm(conv(first >> doubling)(_double(x))), 0.2)
         return nn.sigmoid(conv(channels, bias=True)(x))
 
 

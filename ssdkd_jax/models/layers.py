@@ -21,6 +21,11 @@ Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding=((1, 1), (1, 1)), use_bia
 Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding="VALID", use_bias=False, kernel_init=he_normal)
 
 
+def conv3x3(dilation: int) -> partial:
+    """`Conv3x3` whose taps are `dilation` pixels apart, at the same resolution."""
+    return partial(Conv3x3, kernel_dilation=(dilation, dilation), padding=((dilation, dilation),) * 2)
+
+
 def batch_norm(train: bool, axis_name: str | None) -> partial:
     """A BatchNorm to be named: of the batch's statistics in training, of the running ones otherwise."""
     return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=axis_name)

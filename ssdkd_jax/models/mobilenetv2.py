@@ -10,7 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images
+from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3
 from ssdkd_jax.types import Array
 
 GROUPS = (  # expansion, features, blocks, stride of the first
@@ -25,19 +25,33 @@ GROUPS = (  # expansion, features, blocks, stride of the first
 
 
 class Block(nn.Module):
-    """Inverted residual: widen, filter each channel, narrow without an activation."""
+    """Inverted residual: widen, filter each channel, narrow without an activation.
+
+    Attributes:
+        features: channels of the output.
+        stride, expansion, dilation: of the filter; `expansion` is how much the input is widened.
+        norm: the BatchNorm.
+        pad_first: pad the input with zeros before it is widened, rather than the filter's input, as the
+            peers' DeepLab does: at the border the filter then sees what BatchNorm makes of a zero.
+    """
 
     features: int
     stride: int
     expansion: int
     norm: partial
+    dilation: int = 1
+    pad_first: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         strides, wide, out = (self.stride, self.stride), self.expansion * x.shape[-1], x
+        filtered = conv3x3(self.dilation)
+        if self.pad_first:
+            reach = (self.dilation, self.dilation)
+            out, filtered = jnp.pad(out, ((0, 0), reach, reach, (0, 0))), partial(filtered, padding="VALID")
         if self.expansion > 1:
             out = nn.relu6(self.norm(name="expand_bn")(Conv1x1(wide, name="expand")(out)))
-        out = Conv3x3(wide, strides=strides, feature_group_count=wide, name="depthwise")(out)
+        out = filtered(wide, strides=strides, feature_group_count=wide, name="depthwise")(out)
         out = nn.relu6(self.norm(name="depthwise_bn")(out))
         out = self.norm(name="project_bn")(Conv1x1(self.features, name="project")(out))
         return x + out if self.stride == 1 and x.shape[-1] == self.features else out

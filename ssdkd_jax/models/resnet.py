@@ -7,24 +7,26 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images
+from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3
 from ssdkd_jax.types import Array
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, or a bottleneck of three with a fourfold width at its end."""
+    """Two 3x3 convolutions, or a bottleneck of three with a fourfold width at its end (that alone may be dilated)."""
 
     features: int
     stride: int
     bottleneck: bool
     norm: partial
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         strides, wide = (self.stride, self.stride), self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             out = nn.relu(self.norm(name="bn1")(Conv1x1(self.features, name="conv1")(x)))
-            out = nn.relu(self.norm(name="bn2")(Conv3x3(self.features, strides=strides, name="conv2")(out)))
+            atrous = conv3x3(self.dilation)
+            out = nn.relu(self.norm(name="bn2")(atrous(self.features, strides=strides, name="conv2")(out)))
             out = self.norm(name="bn3")(Conv1x1(wide, name="conv3")(out))
         else:
             out = nn.relu(self.norm(name="bn1")(Conv3x3(self.features, strides=strides, name="conv1")(x)))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from ssdkd_jax import models
-from ssdkd_jax.models import resnet, torch_files, torch_layout, vgg
+from ssdkd_jax.models import deeplab, resnet, torch_deeplab, torch_files, torch_layout, vgg
 from ssdkd_jax.types import Variables
 
 
@@ -70,7 +70,7 @@ def recognise(state: Mapping[str, torch_layout.Tensor]) -> str | None:
 
 def sizes(state: Mapping[str, torch_layout.Tensor], model: str) -> tuple[int, int]:
     """(classes, channels) by the last bias and the first convolution; 1 for what is not there."""
-    family = next(family for prefix, family in _FAMILIES.items() if model.startswith(prefix))
+    family = torch_layout.of_family(model, _FAMILIES)
     head, stem = (tuple(state[key].shape) if key in state else () for key in (family.head, family.stem))
     return head[0] if head else 1, stem[1] if len(stem) == 4 else 1
 
@@ -100,6 +100,19 @@ def _mobilenetv2(shapes: Shapes) -> str | None:
     return "mobilenetv2" if "features.17.conv.2.weight" in shapes else None
 
 
+def _deeplab(shapes: Shapes) -> str | None:
+    heads = {f"{torch_deeplab.CMI_HEAD}.4.weight": "", f"{torch_deeplab.DFAD_HEAD}.4.weight": "_dfad"}
+    if (author := next((name for key, name in heads.items() if key in shapes), None)) is None:
+        return None
+    if {"backbone.high_level_features.17.conv.2.weight", "backbone.features.17.conv.6.weight"} & shapes.keys():
+        return f"deeplabv3_mobilenet{author}"
+    blocks = [_count(shapes, rf"backbone\.layer{group}\.\d+\.conv3\.weight") for group in (1, 2, 3, 4)]
+    width = (*shapes.get("backbone.conv1.weight", ()), 0)[0]
+    known = {partial.args[0].args: name for name, partial in reversed(deeplab.ZOO.items())}
+    name = known.get((tuple(filter(None, blocks)), width))
+    return name and f"{name}{author}"
+
+
 def _count(shapes: Shapes, pattern: str) -> int:
     return sum(re.fullmatch(pattern, key) is not None for key in shapes)
 
@@ -117,4 +130,8 @@ _FAMILIES = {
     "resnet": _Family(_resnet, "conv1.weight", "linear.bias"),
     "vgg": _Family(_vgg, "block0.0.weight", "classifier.bias"),
     "mobilenetv2": _Family(_mobilenetv2, "features.0.0.weight", "classifier.1.bias"),
+    **{
+        prefix: _Family(_deeplab, stem, f"{torch_deeplab.head(prefix)}.4.bias")
+        for prefix, stem in torch_deeplab.STEMS.items()
+    },
 }

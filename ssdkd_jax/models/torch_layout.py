@@ -15,6 +15,7 @@ D, H, W in PyTorch: transpose inside the linen module, as the layout does not kn
 
 The layouts of the zoo are those of the definitions of CMI, Fast-DFKD and NAYER: WRN of
 Zagoruyko & Komodakis in polo5's port, ResNet of DAFL, VGG of RepDistiller, MobileNetV2 of torchvision.
+Those of DeepLabV3 stand in `torch_deeplab`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
 
+from ssdkd_jax.models import torch_deeplab
 from ssdkd_jax.types import Variables, named_leaves
 
 Layout = Sequence[tuple[str, str]]
+Value = TypeVar("Value")
 LAYOUTS: dict[str, Layout] = {
     "wrn": ((r"^block(\d)_layer(\d+)", r"block\1.layer.\2"),),
     "resnet": (
@@ -60,6 +63,7 @@ LAYOUTS: dict[str, Layout] = {
         (r"^head_bn$", "features.18.1"),
         (r"^classifier$", "classifier.1"),
     ),
+    **torch_deeplab.LAYOUTS,
 }
 LEAVES = {
     ("params", "kernel"): "weight",
@@ -86,9 +90,17 @@ def of(model: str) -> Layout:
     Raises:
         ValueError: for a model that is not of the zoo.
     """
-    for family, layout in LAYOUTS.items():
-        if model.startswith(family) and ":" not in model:
-            return layout
+    return of_family(model, LAYOUTS)
+
+
+def of_family(model: str, families: Mapping[str, Value]) -> Value:
+    """What is said of the longest prefix of the name `model`.
+
+    Raises:
+        ValueError: for a model that is not of the zoo.
+    """
+    if ":" not in model and (prefixes := [prefix for prefix in families if model.startswith(prefix)]):
+        return families[max(prefixes, key=len)]
     raise ValueError(f"No layout is known for the model '{model}'; pass one of your own to from_torch or to_torch.")
 
 

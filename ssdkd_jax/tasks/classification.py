@@ -23,6 +23,8 @@ def make(classes: int, temperature: float) -> Task:
         gap=losses.kl_divergence,
         class_probabilities=jax.nn.softmax,
         metrics=metrics,
+        scores=scores,
+        score="accuracy",
     )
 
 
@@ -46,3 +48,8 @@ def metrics(logits: Array, labels: Array) -> Metrics:
         "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
         "loss": losses.cross_entropy(logits, labels),
     }
+
+
+def scores(sums: Metrics, images: int) -> dict[str, float]:
+    """The means over the set."""
+    return {name: float(total / images) for name, total in sums.items()}

@@ -1,0 +1,20 @@
+"""Segmentation quickstart."""
+
+from ml_collections import ConfigDict
+
+from ssdkd_jax import config as defaults
+
+
+def get_config() -> ConfigDict:
+    """See ssdkd_jax/config.py for the meaning of every field."""
+    config = defaults.default()
+    config.data.name = "scenes"
+    config.task.name = "segmentation"
+    config.teacher.update(model="deeplabv3_resnet_small", epochs=8, batch=16, lr=0.05, shift=6)
+    config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0)
+    config.synthesis.update(batch=32, inner_steps=3, width=16, doublings=3, latent=128)
+    config.buffer.update(size=300, half_life=10.0)
+    config.views.update(count=4, flip=True, shift=4)
+    config.sampler.name = "uniform"
+    config.schedule.update(rounds=60, warmup=6, distill_steps=40, evaluate_every=6)
+    return config
