@@ -1,4 +1,4 @@
-"""Distil a teacher into a student without its data (SSD-KD).
+"""Distil a teacher into a student without its data, by SSD-KD or another method (configs/digits.py:dafl).
 
     python experiments/distill.py --config=configs/digits.py --workdir=runs/digits
 
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, checkpoint, data, models, optimization, parallel, profiling, report, supervised, train
 from ssdkd_jax.models import saved
-from ssdkd_jax.replay_buffer import EMPTY
+from ssdkd_jax.types import Shown
 
 
 def main() -> None:
@@ -38,7 +38,8 @@ def main() -> None:
         teacher = parallel.to_devices(variables)
         teacher_metrics = common.evaluator(config, network, dataset)(teacher)
     with clock("setup"):
-        job = build.job(config, inputs, network, variables)
+        images = given_images(config, dataset)
+        job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
     student_accuracy = curve[-1]["accuracy"]
@@ -54,7 +55,7 @@ def main() -> None:
             f"{level:.2f}": next((p["seconds"] for p in curve if p["accuracy"] >= level), None)
             for level in (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
         },
-        "synthetic_images": config.synthesis.batch * config.schedule.rounds,
+        "synthetic_images": job.method.made(config.schedule.rounds, build.student_steps(config)),
         "buffer_size": config.buffer.size,
         "distillation_steps": build.student_steps(config),
         "teacher_parameters": models.parameter_count(variables),
@@ -68,7 +69,7 @@ def main() -> None:
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
-        write_report(workdir, config, state, job, summary, curve)
+        write_report(workdir, config, exhibits(job, state, teacher), job, summary, curve)
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
@@ -117,9 +118,10 @@ def distill(
             if number == job.plan.rounds or (distilled and distilled % config.schedule.evaluate_every == 0):
                 with clock("evaluation"):
                     held_out = evaluate(state.student.variables)
-                curve.append({"round": number, "seconds": clock.total, **held_out})
+                spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
+                curve.append({"round": number, "seconds": clock.total, **spent, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
-                board.image("synthetic", grid(state, job), number)
+                board.image("synthetic", grid(exhibits(job, state, teacher), job), number)
             shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
@@ -133,10 +135,26 @@ def distill(
     return state, curve
 
 
-def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
-    """The buffer's images, a row a class."""
-    buffer = parallel.to_host(state.method.buffer)
-    return report.class_grid(buffer.shards.rows.images, buffer.index.label, job.task.classes)
+def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
+    """The real images that the yardstick 'given' distils on; no other method is handed them by `build`."""
+    if config.method.given < 0:
+        return dataset.train_images
+    return dataset.train_images[
+        even_subset(dataset.train_labels, config.method.given or config.buffer.size, config.seed)
+    ]
+
+
+def exhibits(job: build.Job, state: train.TrainState, teacher: dict) -> Shown:
+    """What the student is taught from, on the host: the rows of all devices that hold an image."""
+    key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
+    show = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
+    rows = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), show(state.method, teacher, key))
+    return jax.tree.map(lambda x: x[rows.label >= 0], rows)
+
+
+def grid(rows: Shown, job: build.Job) -> np.ndarray:
+    """The images, a row a class."""
+    return report.class_grid(rows.images, rows.label, job.task.classes)
 
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
@@ -163,15 +181,14 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
+    workdir: Path, config: ConfigDict, rows: Shown, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
-    """The three pictures."""
-    index = parallel.to_host(state.method.buffer.index)
-    occupied = index.label != EMPTY
-    counts = np.bincount(index.label[occupied], minlength=job.task.classes)
+    """The three pictures, and the numbers behind the histograms."""
+    counts = np.bincount(rows.label, minlength=job.task.classes)
     title = f"{config.data.name}: synthetic images by the teacher's class"
-    report.save_grid(workdir / "synthetic.png", grid(state, job), title)
-    report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
+    report.save_grid(workdir / "synthetic.png", grid(rows, job), title)
+    report.save_histograms(workdir / "histograms.png", counts, rows.confidence)
+    np.savez_compressed(workdir / "shown.npz", **rows)
     lines = {
         "teacher": summary["teacher_accuracy"],
         "student, real subset": summary["real_subset_accuracy"],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import augment
+from ssdkd_jax import augment, observe
 from ssdkd_jax.losses import Moments, batch_moments
 from ssdkd_jax.types import Array, Network, Variables
 
@@ -26,17 +27,13 @@ def apply_with_moments(
         images: [B, H, W, D] in [0, 1].
         axis: pmap axis over which the batch's moments are taken, or None.
     """
-    moments: list[Moments] = []
+    return observe.layers(partial(network.apply, variables, images), nn.BatchNorm, partial(moments, axis=axis))
 
-    def observe(layer, args, kwargs, context):
-        if isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
-            running = (context.module.get_variable("batch_stats", name) for name in ("mean", "var"))
-            moments.append(Moments(*batch_moments(args[0] if args else kwargs["x"], axis), *running))
-        return layer(*args, **kwargs)
 
-    with nn.intercept_methods(observe):
-        logits = network.apply(variables, images)
-    return logits, moments
+def moments(layer: nn.BatchNorm, inputs: Array, axis: str | None) -> Moments:
+    """The moments of the input of a BatchNorm, beside its running ones."""
+    running = (layer.get_variable("batch_stats", name) for name in ("mean", "var"))
+    return Moments(*batch_moments(inputs, axis), *running)
 
 
 def check_batch_norm(variables: Variables, weight: float | None) -> float:
