@@ -10,14 +10,15 @@ real images as the buffer holds (means).
 from ml_collections import ConfigDict
 
 from ssdkd_jax import config as defaults
+from ssdkd_jax import presets
 
 
-def get_config() -> ConfigDict:
-    """See ssdkd_jax/config.py for the meaning of every field."""
+def get_config(method: str = "ssdkd") -> ConfigDict:
+    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.default()
     config.teacher.update(epochs=7, batch=64, shift=1)
     config.student.update(batch=64)
     config.synthesis.update(batch=64, inner_steps=3, width=32)
     config.sampler.name = "uniform"
     config.schedule.update(rounds=23, warmup=4, distill_steps=30, evaluate_every=6)
-    return config
+    return presets.apply(config, method)

@@ -11,10 +11,11 @@ The aim is 91.5 % in 3,500 such steps: not reached yet.
 from ml_collections import ConfigDict
 
 from ssdkd_jax import config as defaults
+from ssdkd_jax import presets
 
 
-def get_config() -> ConfigDict:
-    """See ssdkd_jax/config.py for the meaning of every field."""
+def get_config(method: str = "ssdkd") -> ConfigDict:
+    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.default()
     config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
     config.teacher.update(model="wrn16_2", epochs=8, batch=128, lr=0.2, flip=True)
@@ -25,4 +26,4 @@ def get_config() -> ConfigDict:
     config.schedule.update(rounds=110, warmup=10, distill_steps=34, evaluate_every=14)
     config.measure_unit = True
     config.yardstick_steps = 0
-    return config
+    return presets.apply(config, method)

@@ -1,4 +1,4 @@
-"""Distil a teacher into a student without its data (SSD-KD).
+"""Distil a teacher into a student without its data, by SSD-KD or another method (configs/digits.py:dafl).
 
     python experiments/distill.py --config=configs/digits.py --workdir=runs/digits
 
@@ -18,12 +18,15 @@ from ssdkd_jax import preemption
 
 preemption.install()
 
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import common
 import jax
 import numpy as np
+from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import (
@@ -42,7 +45,15 @@ from ssdkd_jax import (
     train,
 )
 from ssdkd_jax.models import saved
-from ssdkd_jax.replay_buffer import EMPTY
+from ssdkd_jax.types import Sharded, Shown
+
+TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCK = flags.DEFINE_enum(
+    "clock",
+    "wall",
+    list(TIMERS),
+    "What summary.json's seconds are; 'cpu' where others use the machine.",
+)
 
 
 def main() -> None:
@@ -54,7 +65,7 @@ def main() -> None:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Teacher, distillation, yardstick, report."""
-    clock = report.Stopwatch({"start": runtime.seconds_since_start()})
+    clock = report.Stopwatch({"start": runtime.seconds_since_start()}, TIMERS[CLOCK.value])
     with clock("data"):
         dataset, inputs = common.load_data(config)
     network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
@@ -62,9 +73,11 @@ def run(config: ConfigDict, workdir: Path) -> None:
         teacher = parallel.to_devices(variables)
         teacher_scores = common.evaluator(config, network, dataset)(teacher)
     with clock("setup"):
-        job = build.job(config, inputs, network, variables)
+        images = given_images(config, dataset)
+        job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
-    state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
+    exhibits = exhibition(job)
+    state, curve = distill(config, workdir, job, first, teacher, dataset, exhibits, clock)
     parallel.check_replicated(state)
     score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in ("round", "seconds")}
     folder = workdir / "student"
@@ -82,7 +95,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
             f"{level:.2f}": next((p["seconds"] for p in curve if p[score] >= level), None)
             for level in (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
         },
-        "synthetic_images": config.synthesis.batch * config.schedule.rounds,
+        "synthetic_images": job.method.made(config.schedule.rounds, build.student_steps(config)),
         "buffer_size": config.buffer.size,
         "distillation_steps": build.student_steps(config),
         "teacher_parameters": models.parameter_count(variables),
@@ -96,14 +109,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
-        write_report(workdir, config, state, job, summary, curve)
+        rows = exhibits(state, teacher)
+        write_report(workdir, config, rows, job, summary, curve)
         if dataset.test_labels.ndim > 1:
-            write_masks(workdir, config, state, job, summary, dataset, (network, variables))
+            networks = (network, variables), (job.network, student)
+            write_masks(workdir, config, rows.images, summary, dataset, networks)
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
         "devices": [str(device) for device in jax.devices()],
         "versions": report.versions(),
+        "clock": CLOCK.value,
         "seed": config.seed,
         "config": common.CONFIG.value.to_dict(),
         "curve": curve,
@@ -123,6 +139,7 @@ def distill(
     first: train.TrainState,
     teacher: dict,
     dataset: data.Dataset,
+    exhibits: Callable[[train.TrainState, dict], Shown],
     clock: report.Stopwatch,
 ) -> tuple[train.TrainState, list[dict]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics."""
@@ -148,9 +165,10 @@ def distill(
             if number == job.plan.rounds or (distilled and distilled % config.schedule.evaluate_every == 0):
                 with clock("evaluation"):
                     held_out = evaluate(state.student.variables)
-                curve.append({"round": number, "seconds": clock.total, **held_out})
+                spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
+                curve.append({"round": number, "seconds": clock.total, **spent, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
-                board.image("synthetic", grid(state, job), number)
+                board.image("synthetic", grid(exhibits(state, teacher), job), number)
             shown = {job.task.score: curve[-1][job.task.score]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
@@ -170,10 +188,30 @@ def distill(
     return state, curve
 
 
-def grid(state: train.TrainState, job: build.Job) -> np.ndarray:
-    """The buffer's images, a row a class."""
-    buffer = parallel.to_host(state.method.buffer)
-    return report.class_grid(buffer.shards.rows.images, buffer.index.label, job.task.classes)
+def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
+    """The real images that the yardstick 'given' distils on; no other method is handed them by `build`."""
+    if config.method.given < 0:
+        return dataset.train_images
+    return dataset.train_images[
+        even_subset(dataset.train_labels, config.method.given or config.buffer.size, config.seed)
+    ]
+
+
+def exhibition(job: build.Job) -> Callable[[train.TrainState, dict], Shown]:
+    """(state, teacher) -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+    key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
+    show = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
+
+    def exhibits(state: train.TrainState, teacher: dict) -> Shown:
+        rows = parallel.to_host(Sharded(rows=show(state.method, teacher, key))).rows
+        return jax.tree.map(lambda x: x[rows.label >= 0], rows)
+
+    return exhibits
+
+
+def grid(rows: Shown, job: build.Job) -> np.ndarray:
+    """The images, a row a class."""
+    return report.class_grid(rows.images, rows.label, job.task.classes)
 
 
 def train_yardstick(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
@@ -207,18 +245,16 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, state: train.TrainState, job: build.Job, summary: dict, curve: list[dict]
+    workdir: Path, config: ConfigDict, rows: Shown, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
-    """The three pictures, by the first host."""
-    index, score = parallel.to_host(state.method.buffer.index), job.task.score
-    occupied = index.label != EMPTY
-    counts = np.bincount(index.label[occupied], minlength=job.task.classes)
-    images = grid(state, job)
+    """The three pictures, and the numbers behind the histograms, by the first host."""
     if not hosts.is_first():
         return
+    score, counts = job.task.score, np.bincount(rows.label, minlength=job.task.classes)
     title = f"{config.data.name}: synthetic images by the teacher's class"
-    report.save_grid(workdir / "synthetic.png", images, title)
-    report.save_histograms(workdir / "histograms.png", counts, index.confidence[occupied])
+    report.save_grid(workdir / "synthetic.png", grid(rows, job), title)
+    report.save_histograms(workdir / "histograms.png", counts, rows.confidence)
+    np.savez_compressed(workdir / "shown.npz", **rows)
     lines = {
         "teacher": summary[f"teacher_{score}"],
         "student, real subset": summary[f"real_subset_{score}"],
@@ -230,17 +266,15 @@ def write_report(
 def write_masks(
     workdir: Path,
     config: ConfigDict,
-    state: train.TrainState,
-    job: build.Job,
+    synthetic: np.ndarray,
     summary: dict,
     dataset: data.Dataset,
-    teacher: tuple[build.Network, dict],
+    networks: Sequence[tuple[build.Network, dict]],
 ) -> None:
-    """What teacher and student make of real and of synthetic images, and their IoU by class."""
-    host, classes = parallel.to_host(state), job.task.classes
-    stored = host.method.buffer.shards.rows.images[: len(host.method.buffer.index.label)]
-    synthetic = stored[host.method.buffer.index.label != EMPTY]
-    networks = (teacher, (job.network, host.student.variables))
+    """What teacher and student make of real and of synthetic images, and their IoU by class; by the first host."""
+    if not hosts.is_first():
+        return
+    classes = dataset.classes
     for name, rows, images, truth in (
         ("masks.png", "image, labels, teacher, student", dataset.test_images, [dataset.test_labels]),
         ("synthetic_masks.png", "synthetic image, teacher, student", synthetic, []),

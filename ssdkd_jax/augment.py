@@ -51,6 +51,26 @@ def with_labels(view: View) -> Callable[[Key, Array, Array], tuple[Array, Array]
     return labelled
 
 
+def resized_crop(least: float) -> View:
+    """(key, image [H, W, D]) -> image: a random square part, enlarged to the whole, mirrored with probability 1/2.
+
+    Args:
+        least: smallest share of the area that is kept, in (0, 1].
+    """
+
+    def view(key: Key, image: Array) -> Array:
+        key_area, key_place, key_flip = jax.random.split(key, 3)
+        size = jnp.asarray(image.shape[:2], jnp.float32)
+        zoom = 1.0 / jnp.sqrt(jax.random.uniform(key_area, (), minval=least, maxval=1.0))
+        corner = jax.random.uniform(key_place, (2,)) * size * (zoom - 1.0)
+        part = jax.image.scale_and_translate(
+            image, image.shape, (0, 1), jnp.full(2, zoom), -corner, "linear", antialias=False
+        )
+        return pix.random_flip_left_right(key_flip, part)
+
+    return view
+
+
 def to_float(images: Array) -> Array:
     """uint8 [0, 255] -> float32 [0, 1]."""
     return images.astype(jnp.float32) / 255.0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from ssdkd_jax import (
     augment,
+    baselines,
     generator,
     hints,
     inversion,
@@ -26,22 +27,7 @@ from ssdkd_jax import (
 )
 from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.tasks import classification, segmentation
-from ssdkd_jax.types import Method, Network, Task, Variables
-
-
-class Inputs(NamedTuple):
-    """What a network takes.
-
-    Attributes:
-        image_shape: (H, W, D).
-        classes: C.
-        mean, std: normalisation, per channel.
-    """
-
-    image_shape: tuple[int, int, int]
-    classes: int
-    mean: Sequence[float]
-    std: Sequence[float]
+from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
 
 
 class Job(NamedTuple):
@@ -188,14 +174,38 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) ->
     )
 
 
+def the_method(parts: baselines.Parts) -> Method:
+    """The method that the config names.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    methods = {"ssdkd": a_ssdkd, **baselines.METHODS}
+    name = parts.config.method.name
+    if name not in methods:
+        raise ValueError(f"method.name = '{name}' is not one of {', '.join(methods)}.")
+    return methods[name](parts)
+
+
+def a_ssdkd(parts: baselines.Parts) -> Method:
+    """SSD-KD."""
+    return ssdkd.make(
+        settings(parts.config, parts.inputs, parts.bn, parts.hint), parts.networks, parts.task, parts.axis
+    )
+
+
 def job(
     config: ConfigDict,
     inputs: Inputs,
     teacher_network: Network,
     teacher_variables: Variables,
     axis: str | None = parallel.AXIS,
+    images: np.ndarray | None = None,
 ) -> Job:
     """Everything that `train.run` needs.
+
+    Args:
+        images: uint8 [M, H, W, D], what the yardstick 'given' distils on.
 
     Raises:
         ValueError: where the config does not fit the devices, the images or the teacher.
@@ -207,11 +217,12 @@ def job(
     the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width, config.synthesis.doublings)
     generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
+    start = the_start(config, optax.adam(config.synthesis.lr_generator, b1=0.5))
     hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
-    method = ssdkd.make(settings(config, inputs, bn, hint), networks, the_task, axis)
+    method = the_method(baselines.Parts(config, inputs, bn, start, hint, networks, the_task, images, axis))
     s = config.student
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
-    step = student.make_step(student_network, the_task, hint, tx, axis)
+    step = student.make_step(student_network, baselines.taught(config, the_task), hint, tx, axis)
     schedule = config.schedule
     plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
     return Job(the_task, method, student_network, tx, step, plan)

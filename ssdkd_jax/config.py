@@ -7,6 +7,8 @@ import re
 
 from ml_collections import ConfigDict, config_dict
 
+from ssdkd_jax import presets
+
 
 def default() -> ConfigDict:
     """The configuration that every file in configs/ starts from; locked, so that no field can be added."""
@@ -61,6 +63,22 @@ def default() -> ConfigDict:
                 flip=False,  # during inversion, teacher and student see the images mirrored at random
                 shift=0,  # and moved by at most this many pixels
             ),
+            method=dict(  # see presets.py for the settings of each
+                name="ssdkd",  # or fast_dfkd, generative (DAFL, ZSKT, DFAD, DFQ), deepinversion, cmi, given
+                bn_momentum=0.9,  # fast_dfkd: of the BatchNorm statistics over rounds
+                balance=0.0,  # generative: weight of the batch's class balance
+                activation=0.0,  # generative: weight of the teacher's last features
+                divergence="kl",  # generative: what the generator maximises; l1 is also what the student then minimises
+                lr_pixels=0.1,  # deepinversion: Adam's, on normalised pixels
+                tv=1e-3,  # deepinversion: weight of total variation
+                js_temperature=3.0,  # deepinversion: of the Jensen-Shannon divergence
+                contrast=0.8,  # cmi: weight of the contrastive term
+                contrast_temperature=0.2,
+                negatives=4096,  # cmi: features of earlier images drawn each round
+                memory=40960,  # cmi: features of earlier images kept, at most
+                head=256,  # cmi: size of the head's layers
+                given=0,  # given: real images shown; 0 for as many as the buffer holds, -1 for all
+            ),
             modulation=dict(
                 diversity=True,  # phi_div; also class targets and eviction that even out the buffer
                 difficulty=True,  # phi_diff
@@ -109,11 +127,12 @@ def cifar(name: str, pair: str) -> ConfigDict:
 
     Args:
         name: 'cifar10' or 'cifar100'.
-        pair: TEACHER_STUDENT, one of `PAIRS`.
+        pair: TEACHER_STUDENT, one of `PAIRS`, or TEACHER_STUDENT,METHOD with a method of presets.py.
 
     Raises:
-        ValueError: for another pair, with the nearest one.
+        ValueError: for another pair or method, with the nearest one.
     """
+    pair, _, method = pair.partition(",")
     if pair not in PAIRS:
         near = difflib.get_close_matches(pair, PAIRS, n=1, cutoff=0)[0]
         raise ValueError(f"Unknown pair '{pair}'; did you mean '{near}'? Known: {', '.join(PAIRS)}.")
@@ -126,4 +145,4 @@ def cifar(name: str, pair: str) -> ConfigDict:
     config.buffer.size = 5000
     config.views.shift = 4
     config.schedule.update(rounds=220, warmup=20, distill_steps=200, evaluate_every=10)
-    return config
+    return presets.apply(config, method or "ssdkd")

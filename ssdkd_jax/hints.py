@@ -12,11 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax.models import layers
+from ssdkd_jax import observe
 from ssdkd_jax.types import Array, Network, Variables
 
 Resolution = tuple[int, int]
@@ -103,11 +104,5 @@ def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[in
 
 def last_maps(function: Callable, variables: Variables, images: Array) -> tuple[Any, dict[Resolution, Array]]:
     """function(variables, images), and the input of its last BatchNorm at each resolution above 1x1."""
-    maps: dict[Resolution, Array] = {}
-
-    def see(_: Any, x: Array) -> None:
-        if x.ndim == 4 and x.shape[1] * x.shape[2] > 1:
-            maps[x.shape[1:3]] = x
-
-    with layers.watch_batch_norms(see):
-        return function(variables, images), maps
+    result, inputs = observe.layers(partial(function, variables, images), nn.BatchNorm)
+    return result, {x.shape[1:3]: x for x in inputs if x.ndim == 4 and x.shape[1] * x.shape[2] > 1}

@@ -14,7 +14,7 @@ Yin et al., CVPR 2020): what they answer then depends less on a texture at one p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -57,6 +57,7 @@ class Work:
         summed: gradients of the generator summed over the inner steps.
         best_loss: [], the lowest loss so far.
         best_images: [B, H, W, D], the images that had it.
+        extra: what the loss of another method carries from step to step.
     """
 
     z: Array
@@ -69,6 +70,7 @@ class Work:
     summed: Any
     best_loss: Array
     best_images: Array
+    extra: Any = ()
 
 
 def begin(
@@ -99,6 +101,20 @@ def begin(
     )
 
 
+def generate(
+    network: Network, view: augment.View, params: Any, z: Array, work: Work, axis: str | None
+) -> tuple[Array, Array, Variables]:
+    """(images [B, H, W, D], a random view of each, the generator's variables after it)."""
+    x, variables = network.train({**work.variables, "params": params}, z)
+    keys = jax.random.split(jax.random.wrap_key_data(work.key), x.shape[0] * parallel.device_count(axis))
+    return x, jax.vmap(view)(parallel.own_rows(keys, axis), x), variables
+
+
+def match(moments: Sequence[losses.Moments]) -> Array:
+    """The BatchNorm term, []; 0 for a teacher without BatchNorm."""
+    return losses.batch_norm_match(moments) if moments else jnp.zeros(())
+
+
 def make_loss(
     models: Models,
     task: Task,
@@ -113,9 +129,7 @@ def make_loss(
     def loss(
         params: Any, z: Array, work: Work, teacher_variables: Variables, student_variables: Variables
     ) -> tuple[Array, tuple]:
-        x, variables = models.generator.train({**work.variables, "params": params}, z)
-        keys = jax.random.split(jax.random.wrap_key_data(work.key), x.shape[0] * parallel.device_count(axis))
-        seen = jax.vmap(view)(parallel.own_rows(keys, axis), x)
+        x, seen, variables = generate(models.generator, view, params, z, work, axis)
         f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
         f_s = models.student.apply(student_variables, seen)
 
@@ -124,7 +138,7 @@ def make_loss(
         confidence = jnp.exp(-ce)
         w = modulation.normalised(phi(work.class_counts, predicted, confidence), clip, axis)
 
-        bn = losses.batch_norm_match(moments) if moments else jnp.zeros(())
+        bn = match(moments)
         oh = jnp.mean(w * ce)
         adv = jnp.mean(w * task.adversarial_loss(f_t, f_s))
         total = weights.bn * bn + weights.oh * oh + weights.adv * adv
@@ -137,12 +151,18 @@ def make_loss(
 def make_step(
     loss: Callable, tx: optax.GradientTransformation, tx_z: optax.GradientTransformation, axis: str | None
 ) -> Callable:
-    """(work, teacher variables, student variables) -> (work, metrics): one inner step on g and z."""
+    """(work, teacher variables, student variables) -> (work, metrics): one inner step on g and z.
+
+    Args:
+        loss: (params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics));
+            a fourth auxiliary value, where there is one, is the next `work.extra`.
+    """
 
     def step(work: Work, teacher_variables: Variables, student_variables: Variables) -> tuple[Work, Metrics]:
         params = work.variables["params"]
         gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        (grads, grads_z), (x, variables, metrics) = gradient(params, work.z, work, teacher_variables, student_variables)
+        (grads, grads_z), auxiliary = gradient(params, work.z, work, teacher_variables, student_variables)
+        x, variables, metrics, *extra = auxiliary
         grads, variables, metrics = parallel.mean((grads, dict(variables), metrics), axis)
         updates, opt_state = tx.update(grads, work.opt_state, params)
         updates_z, z_opt_state = tx_z.update(parallel.own_gradient(grads_z, axis), work.z_opt_state, work.z)
@@ -157,6 +177,7 @@ def make_step(
             summed=jax.tree.map(jnp.add, work.summed, grads),
             best_loss=jnp.where(better, metrics["inversion"], work.best_loss),
             best_images=jnp.where(better, x, work.best_images),
+            extra=extra[0] if extra else work.extra,
         )
         return work, metrics
 

@@ -23,18 +23,23 @@ SHOWN = ("accuracy", "miou", "inversion", "distillation")
 
 
 class Stopwatch:
-    """Seconds by stage, summed over a run and its resumptions."""
+    """Seconds by stage, summed over a run and its resumptions.
 
-    def __init__(self, seconds: dict[str, float] | None = None):
-        self.seconds = dict(seconds or {})
+    Args:
+        seconds: by stage, to begin with.
+        timer: of wall-clock seconds; `time.process_time` counts the processor seconds of this process instead.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None, timer: Callable[[], float] = time.perf_counter):
+        self.seconds, self.timer = dict(seconds or {}), timer
 
     @contextlib.contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.timer()
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + self.timer() - start
 
     @property
     def total(self) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import augment
+from ssdkd_jax import augment, observe
 from ssdkd_jax.losses import Moments, batch_moments
-from ssdkd_jax.models import layers
 from ssdkd_jax.types import Array, Network, Variables
 
 DEFAULT_BN_WEIGHT = 3.0
@@ -29,15 +29,13 @@ def apply_with_moments(
         images: [B, H, W, D] in [0, 1].
         axis: pmap axis over which the batch's moments are taken, or None.
     """
-    moments: list[Moments] = []
+    return observe.layers(partial(network.apply, variables, images), nn.BatchNorm, partial(moments, axis=axis))
 
-    def see(norm: nn.BatchNorm, x: Array) -> None:
-        running = (norm.get_variable("batch_stats", name) for name in ("mean", "var"))
-        moments.append(Moments(*batch_moments(x, axis), *running))
 
-    with layers.watch_batch_norms(see):
-        logits = network.apply(variables, images)
-    return logits, moments
+def moments(layer: nn.BatchNorm, inputs: Array, axis: str | None) -> Moments:
+    """The moments of the input of a BatchNorm, beside its running ones."""
+    running = (layer.get_variable("batch_stats", name) for name in ("mean", "var"))
+    return Moments(*batch_moments(inputs, axis), *running)
 
 
 def check_batch_norm(variables: Variables, weight: float | None) -> float:

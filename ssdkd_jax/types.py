@@ -12,7 +12,7 @@ Images are float32 in [0, 1] wherever they are computed with, and uint8 in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -38,6 +38,21 @@ class Network(NamedTuple):
     init: Callable[[Key], Variables]
     apply: Callable[[Variables, Array], Array]
     train: Callable[[Variables, Array], tuple[Array, Variables]]
+
+
+class Inputs(NamedTuple):
+    """What a network takes.
+
+    Attributes:
+        image_shape: (H, W, D).
+        classes: C.
+        mean, std: normalisation, per channel.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 class Task(NamedTuple):
@@ -101,7 +116,7 @@ class Batch:
         images: [B, H, W, D] float32 in [0, 1], the drawn images under the drawn view.
         teacher_logits: [B, C] (dense tasks [B, H, W, C]), the teacher's answer to that view.
         weights: [B] importance weights w_i.
-        slots: int32 [B], where the images stand in the buffer.
+        slots: int32 [B], where the images stand in the buffer (all devices'); zeros without one.
         hints: [B, P], the teacher's hints on that view (see hints.py), or None.
     """
 
@@ -112,6 +127,21 @@ class Batch:
     hints: Array | None = None
 
 
+@chex.dataclass(frozen=True)
+class Shown:
+    """Images for the eye, with what the teacher says of them; M rows on this device.
+
+    Attributes:
+        images: uint8 [M, H, W, D].
+        label: int32 [M], the teacher's prediction; negative where a row is empty.
+        confidence: [M], conf_t, in [0, 1].
+    """
+
+    images: Array
+    label: Array
+    confidence: Array
+
+
 class Synthesis(NamedTuple):
     """The part of a round that makes images; its three functions run once, `steps` times, once.
 
@@ -120,12 +150,16 @@ class Synthesis(NamedTuple):
         step: (work, teacher variables, student variables) -> (work, metrics).
         finish: (work, state, teacher variables, student, key) -> (state, metrics).
         steps: how often `step` runs between the two.
+        loss: what `step` descends, (params, z, work, teacher variables, student variables) ->
+            (loss, (images, variables, metrics, ...)) with each term unweighted in the metrics;
+            None where nothing is inverted.
     """
 
     begin: Callable[..., Any]
     step: Callable[..., tuple[Any, Metrics]]
     finish: Callable[..., tuple[Any, Metrics]]
     steps: int
+    loss: Callable[..., tuple[Array, tuple]] | None = None
 
 
 class Method(NamedTuple):
@@ -136,12 +170,16 @@ class Method(NamedTuple):
         synthesis: how the images of a round are made.
         sample: (state, teacher variables, student step, key) -> Batch.
         feedback: (state, batch, gaps [B], student step) -> state, what the student's answer changes.
+        show: (state, teacher variables, key) -> Shown, what the student is taught from.
+        made: (rounds, student steps) -> how many images were synthesised for them, in all.
     """
 
     init: Callable[..., Any]
     synthesis: Synthesis
     sample: Callable[..., Batch]
     feedback: Callable[..., Any]
+    show: Callable[..., Shown]
+    made: Callable[[int, int], int]
 
 
 @chex.dataclass(frozen=True)

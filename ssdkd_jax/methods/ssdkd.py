@@ -17,7 +17,7 @@ import optax
 from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, teacher
 from ssdkd_jax.hints import Hint
 from ssdkd_jax.replay_buffer import Buffer, Index, Rows
-from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Synthesis, Task, Variables
+from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
 
 
 class Settings(NamedTuple):
@@ -96,6 +96,8 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
         synthesis=make_synthesis(s, models, task, axis),
         sample=make_sample(s, models, axis),
         feedback=make_feedback(s, axis),
+        show=make_show(axis),
+        made=lambda rounds, _: rounds * s.synthesis_batch,
     )
 
 
@@ -151,7 +153,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
         state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
         return state, buffer_metrics(buffer.index, task.classes)
 
-    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps)
+    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
 
 
 def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable:
@@ -232,6 +234,22 @@ def make_feedback(s: Settings, axis: str | None) -> Callable[..., State]:
         return state.replace(sampler=learnt, buffer=state.buffer.replace(index=index))
 
     return feedback
+
+
+def make_show(axis: str | None) -> Callable[..., Shown]:
+    """(state, teacher variables, key) -> this device's slots of the buffer."""
+
+    def show(state: State, teacher_variables: Variables, key: Key) -> Shown:
+        del teacher_variables, key
+        index, images = state.buffer.index, state.buffer.shards.rows.images
+        unused = images.shape[0] * parallel.device_count(axis) - index.label.shape[0]
+        label = jnp.pad(index.label, (0, unused), constant_values=replay_buffer.EMPTY)
+        confidence = jnp.pad(index.confidence, (0, unused))
+        return Shown(
+            images=images, label=parallel.own_rows(label, axis), confidence=parallel.own_rows(confidence, axis)
+        )
+
+    return show
 
 
 def worth(s: Settings, task: Task, state: State) -> Array:

@@ -1,0 +1,159 @@
+"""Compare methods: same teacher, student, evaluation and seeds, under an equal time and an equal step budget.
+
+    python experiments/benchmark.py --config=configs/digits.py --workdir=runs/benchmark --seeds=3 --budgets=60s,600
+
+A budget is seconds of synthesis and distillation (60s) or distillation steps (600); compilation and evaluation are
+counted apart. How many rounds fit into a time is measured first, in a short run of each method. Every run is a process
+of distill.py; started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots.
+
+On a machine that others use, --clock=cpu counts processor seconds; pin the process to one core for them to mean time.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import common
+import numpy as np
+import runs
+import tables
+from absl import flags
+from ml_collections import ConfigDict
+
+from ssdkd_jax import checkpoint, presets
+
+METHODS = flags.DEFINE_list(
+    "methods", [name for name in presets.PRESETS if not re.fullmatch(r"fast_dfkd_(2|10)", name)], "Of presets.PRESETS."
+)
+SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each method.", lower_bound=1)
+BUDGETS = flags.DEFINE_list("budgets", ["60s"], "Seconds (60s) or distillation steps (600), each a table.")
+CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
+POINTS = 12
+
+
+class Pace(NamedTuple):
+    """Seconds that one round takes of each stage."""
+
+    synthesis: float
+    distillation: float
+
+
+def main() -> None:
+    """Run what is missing, and write what there is."""
+    workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
+    workdir.mkdir(parents=True, exist_ok=True)
+    compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value, CLOCK.value)
+
+
+def compare(
+    workdir: Path, config: ConfigDict, methods: list[str], seeds: int, budgets: list[str], clock: str
+) -> dict[str, dict[str, list[dict]]]:
+    """Budget -> method -> the summaries of its seeds."""
+    config = runs.configured(config, yardstick_steps=0, measure_unit=False)
+    config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
+    results = {}
+    for budget in budgets:
+        chosen = {name: presets.apply(runs.configured(config), name) for name in methods}
+        chosen = {name: fitted(workdir, name, of, budget, clock) for name, of in chosen.items()}
+        planned = [
+            runs.Run(f"{budget}/{name}/{seed}", name, runs.configured(of, seed=seed))
+            for seed in range(seeds)
+            for name, of in chosen.items()
+        ]
+        done = runs.run_all(workdir, planned, clock)
+        results[budget] = {name: [s for s in done if s["label"] == name] for name in methods}
+        write(workdir, results)
+    return results
+
+
+def fitted(workdir: Path, name: str, config: ConfigDict, budget: str, clock: str) -> ConfigDict:
+    """`config` with as many rounds as the budget holds, some of which, in proportion, only make images.
+
+    Raises:
+        ValueError: for a budget that is neither seconds nor steps.
+    """
+    found = re.fullmatch(r"(\d+)(s?)", budget)
+    if not found:
+        raise ValueError(f"Budget '{budget}' is neither seconds, such as 60s, nor steps, such as 600.")
+    plan, amount = config.schedule, int(found.group(1))
+    if found.group(2):
+        pace, share = measured(workdir, name, config, clock), plan.warmup / plan.rounds
+        rounds = max(1, round(amount / (pace.synthesis + (1 - share) * pace.distillation)))
+        warmup = min(round(share * rounds), rounds - 1)
+    else:
+        warmup = plan.warmup
+        rounds = warmup + max(1, round(amount / plan.distill_steps))
+    every = max(1, (rounds - warmup) // POINTS)
+    return runs.configured(config, schedule__rounds=rounds, schedule__warmup=warmup, schedule__evaluate_every=every)
+
+
+def measured(workdir: Path, name: str, config: ConfigDict, clock: str) -> Pace:
+    """Median seconds of a round, from a short run whose first distilling round is not counted.
+
+    Raises:
+        ValueError: where that run fails.
+    """
+    rounds = 2 + max(2, min(12, 200 // config.schedule.distill_steps))
+    short = runs.configured(config, schedule__rounds=rounds, schedule__warmup=1, schedule__evaluate_every=1)
+    summary = runs.run_one(workdir, runs.Run(f"pace/{name}", name, short), clock, "[pace]")
+    if summary is None:
+        raise ValueError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
+    spent = np.array([[point["synthesis"], point["distillation"]] for point in summary["curve"]])
+    return Pace(*np.median(np.diff(spent, axis=0), axis=0))
+
+
+def record(summary: dict) -> dict:
+    """What the tables and plots need of a run."""
+    seconds = summary["seconds"]
+    return {
+        "accuracy": summary["student_accuracy"],
+        "teacher_accuracy": summary["teacher_accuracy"],
+        "curve": [
+            {"seconds": point["synthesis"] + point["distillation"], "accuracy": point["accuracy"]}
+            for point in summary["curve"]
+        ],
+        **{stage: seconds.get(stage, 0.0) for stage in ("synthesis", "distillation", "compilation")},
+        "steps": summary["distillation_steps"],
+        "rounds": summary["config"]["schedule"]["rounds"],
+        "images": summary["synthetic_images"],
+        "peak_memory_bytes": summary["peak_memory_bytes"],
+        "seed": summary["seed"],
+        "clock": summary["clock"],
+    }
+
+
+def write(workdir: Path, results: dict[str, dict[str, list[dict]]]) -> None:
+    """JSON, Markdown and plots of what has been run."""
+    records = {
+        budget: {name: [record(s) for s in summaries] for name, summaries in of.items() if summaries}
+        for budget, of in results.items()
+    }
+    checkpoint.write_json(workdir / "benchmark.json", {"budgets": records})
+    text = [f"## Budget {budget}\n\n{tables.comparison(of)}\n\n{times(of)}\n" for budget, of in records.items() if of]
+    (workdir / "benchmark.md").write_text("\n".join(text))
+    for budget, of in records.items():
+        tables.plot_curves(workdir / f"accuracy_{budget}.png", of, f"budget {budget}")
+        tables.plot_times(workdir / f"times_{budget}.png", of, f"budget {budget}")
+
+
+def times(of: dict[str, list[dict]]) -> str:
+    """Seconds to the accuracy that SSD-KD has at a third of its time, as a table; '' without SSD-KD."""
+    if "ssdkd" not in of:
+        return ""
+    level = float(np.mean([accuracy_at(run, run["curve"][-1]["seconds"] / 3) for run in of["ssdkd"]]))
+    return f"Accuracy of SSD-KD at a third of its time: {100 * level:.2f} %.\n\n" + tables.reaching(of, level)
+
+
+def accuracy_at(run: dict, seconds: float) -> float:
+    """Accuracy at a time, linear between the evaluations and from 0 at the start."""
+    points = [(0.0, 0.0), *((p["seconds"], p["accuracy"]) for p in run["curve"])]
+    if not math.isfinite(seconds):
+        return points[-1][1]
+    return float(np.interp(seconds, *zip(*points, strict=True)))
+
+
+if __name__ == "__main__":
+    common.launch(main)

@@ -1,0 +1,111 @@
+"""Tables and plots of runs: {method: [record of each seed]}, as benchmark.record gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+Records = Mapping[str, Sequence[dict]]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, the first column to the left, all others to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+def spread(values: Sequence[float], form: str = "{:.2f}") -> str:
+    """Mean, and the sample standard deviation where there are several."""
+    mean = form.format(np.mean(values))
+    return f"{mean} ± {form.format(np.std(values, ddof=1))}" if len(values) > 1 else mean
+
+
+def comparison(of: Records) -> str:
+    """A row a method, the most accurate first."""
+    header = ("method", "seeds", "accuracy %", "synthesis s", "distillation s", "total s", "compilation s")
+    header = (*header, "steps", "images made", "peak memory MB")
+
+    def row(name: str, runs: Sequence[dict]) -> list[str]:
+        def column(read: Callable[[dict], float], form: str = "{:.1f}") -> str:
+            return form.format(np.mean([read(run) for run in runs]))
+
+        return [
+            name,
+            str(len(runs)),
+            spread([100 * run["accuracy"] for run in runs]),
+            column(lambda run: run["synthesis"]),
+            column(lambda run: run["distillation"]),
+            column(lambda run: run["synthesis"] + run["distillation"]),
+            f"{max(run['compilation'] for run in runs):.1f}",
+            column(lambda run: run["steps"], "{:.0f}"),
+            column(lambda run: run["images"], "{:.0f}"),
+            column(lambda run: run["peak_memory_bytes"] / 1e6, "{:.0f}"),
+        ]
+
+    ranked = sorted(of, key=lambda name: -np.mean([run["accuracy"] for run in of[name]]))
+    return markdown(header, [row(name, of[name]) for name in ranked])
+
+
+def time_to(run: dict, level: float) -> float | None:
+    """Seconds until the first evaluation at which the accuracy is at least `level`; None where there is none."""
+    return next((point["seconds"] for point in run["curve"] if point["accuracy"] >= level), None)
+
+
+def reaching(of: Records, level: float) -> str:
+    """How long each method takes to an accuracy, in all seeds, and as a multiple of SSD-KD's time."""
+
+    def seconds(name: str) -> float | None:
+        found = [time_to(run, level) for run in of[name]]
+        return None if None in found else float(np.mean(found))
+
+    own, rows = seconds("ssdkd"), []
+    for name in of:
+        taken, spent = seconds(name), np.mean([run["curve"][-1]["seconds"] for run in of[name]])
+        never = f"never in {spent:.0f} s" + (f" ({spent / own:.1f}x)" if own else "")
+        times = f"{taken / own:.1f}" if taken and own else ""
+        rows.append([name, f"{taken:.1f}" if taken is not None else never, times])
+    return markdown(("method", "seconds until all seeds have it", "times SSD-KD's"), rows)
+
+
+def plot_curves(path: Path, of: Records, title: str) -> None:
+    """Accuracy over seconds of synthesis and distillation, all methods; thick the mean, thin the seeds."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for number, (name, runs) in enumerate(of.items()):
+        style = dict(color=f"C{number % 10}", linestyle="-" if number < 10 else "--")
+        for run in runs:
+            axes.plot(*points(run), linewidth=0.6, alpha=0.5, **style)
+        count = min(len(run["curve"]) for run in runs)
+        mean = np.mean([np.array(points(run))[:, :count] for run in runs], axis=0)
+        axes.plot(*mean, marker="o", markersize=3, linewidth=1.8, label=name, **style)
+    axes.set(xlabel="seconds of synthesis and distillation", ylabel="accuracy on real test images, %", title=title)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def points(run: dict) -> tuple[list[float], list[float]]:
+    """Seconds, and accuracy in percent."""
+    return [p["seconds"] for p in run["curve"]], [100 * p["accuracy"] for p in run["curve"]]
+
+
+def plot_times(path: Path, of: Records, title: str) -> None:
+    """Seconds to reach given accuracies in all seeds, a line a method; it ends where not all seeds arrive."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    best = max((p["accuracy"] for runs in of.values() for run in runs for p in run["curve"]), default=1.0)
+    levels = np.linspace(0.5 * best, best, 26)
+    for number, (name, runs) in enumerate(of.items()):
+        taken = [[time_to(run, level) for run in runs] for level in levels]
+        mean = [np.mean(row) if None not in row else np.nan for row in taken]
+        style = "-" if number < 10 else "--"
+        axes.plot(100 * levels, mean, style, color=f"C{number % 10}", marker="o", markersize=3, label=name)
+    axes.set(xlabel="accuracy on real test images, %", ylabel="seconds until all seeds have it", yscale="log")
+    axes.set_title(title)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
