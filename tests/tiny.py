@@ -121,8 +121,13 @@ def clock(stage):
 
 def use_one_device(monkeypatch):
     """Let the package see the first device only."""
-    first = jax.local_devices()[:1]
-    monkeypatch.setattr(jax, "local_device_count", lambda *_, **__: 1)
+    use_devices(monkeypatch, 1)
+
+
+def use_devices(monkeypatch, count):
+    """Let the package see the first `count` devices only."""
+    first = jax.local_devices()[:count]
+    monkeypatch.setattr(jax, "local_device_count", lambda *_, **__: count)
     monkeypatch.setattr(jax, "local_devices", lambda *_, **__: first)
 
 
