@@ -54,18 +54,16 @@ def compare(
     """Budget -> method -> the summaries of its seeds."""
     config = runs.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
-    results = {}
-    for budget in budgets:
-        chosen = {name: presets.apply(runs.configured(config), name) for name in methods}
-        chosen = {name: fitted(workdir, name, of, budget, clock) for name, of in chosen.items()}
-        planned = [
-            runs.Run(f"{budget}/{name}/{seed}", name, runs.configured(of, seed=seed))
-            for seed in range(seeds)
-            for name, of in chosen.items()
-        ]
-        done = runs.run_all(workdir, planned, clock)
-        results[budget] = {name: [s for s in done if s["label"] == name] for name in methods}
-        write(workdir, results)
+    results: dict[str, dict[str, list[dict]]] = {budget: {} for budget in budgets}
+    planned = [(budget, seed, name) for budget in budgets for seed in range(seeds) for name in methods]
+    for number, (budget, seed, name) in enumerate(planned, 1):
+        chosen = presets.apply(runs.configured(config, seed=seed), name)
+        run = runs.Run(f"{budget}/{name}/{seed}", fitted(workdir, name, chosen, budget, clock))
+        summary = runs.run_one(workdir, run, clock, f"[{number}/{len(planned)}]")
+        if summary:
+            results[budget].setdefault(name, []).append(summary)
+        if name == methods[-1]:
+            write(workdir, results)
     return results
 
 
@@ -96,9 +94,9 @@ def measured(workdir: Path, name: str, config: ConfigDict, clock: str) -> Pace:
     Raises:
         ValueError: where that run fails.
     """
-    rounds = 2 + max(2, min(12, 200 // config.schedule.distill_steps))
-    short = runs.configured(config, schedule__rounds=rounds, schedule__warmup=1, schedule__evaluate_every=1)
-    summary = runs.run_one(workdir, runs.Run(f"pace/{name}", name, short), clock, "[pace]")
+    rounds = 2 + max(1, min(12, 200 // config.schedule.distill_steps))
+    short = runs.configured(config, seed=0, schedule__rounds=rounds, schedule__warmup=1, schedule__evaluate_every=1)
+    summary = runs.run_one(workdir, runs.Run(f"pace/{name}", short), clock, "[pace]")
     if summary is None:
         raise ValueError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
     spent = np.array([[point["synthesis"], point["distillation"]] for point in summary["curve"]])
@@ -128,11 +126,12 @@ def record(summary: dict) -> dict:
 def write(workdir: Path, results: dict[str, dict[str, list[dict]]]) -> None:
     """JSON, Markdown and plots of what has been run."""
     records = {
-        budget: {name: [record(s) for s in summaries] for name, summaries in of.items() if summaries}
+        budget: {name: [record(s) for s in summaries] for name, summaries in of.items()}
         for budget, of in results.items()
+        if of
     }
     checkpoint.write_json(workdir / "benchmark.json", {"budgets": records})
-    text = [f"## Budget {budget}\n\n{tables.comparison(of)}\n\n{times(of)}\n" for budget, of in records.items() if of]
+    text = [f"## Budget {budget}\n\n{tables.comparison(of)}\n\n{times(of)}\n" for budget, of in records.items()]
     (workdir / "benchmark.md").write_text("\n".join(text))
     for budget, of in records.items():
         tables.plot_curves(workdir / f"accuracy_{budget}.png", of, f"budget {budget}")

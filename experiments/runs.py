@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +19,9 @@ HERE = Path(__file__).parent
 
 
 class Run(NamedTuple):
-    """A distillation: where it lands below the working folder, how it is called, and its whole configuration."""
+    """A distillation: where it lands below the working folder, and its whole configuration."""
 
     folder: str
-    label: str
     config: ConfigDict
 
 
@@ -44,35 +42,27 @@ def train_teacher(workdir: Path, config: ConfigDict) -> Path:
     return folder
 
 
-def run_all(workdir: Path, runs: Sequence[Run], clock: str = "wall") -> list[dict]:
-    """The summaries of the runs, in order; those that failed are left out, with a line that says why."""
-    found = []
-    for number, run in enumerate(runs, 1):
-        found.append(run_one(workdir, run, clock, f"[{number}/{len(runs)}]"))
-    return [summary for summary in found if summary]
-
-
 def run_one(workdir: Path, run: Run, clock: str, prefix: str) -> dict | None:
-    """The summary of a run, with its label; None where it failed."""
-    folder = workdir / run.folder
-    path, started, done = folder / "summary.json", time.monotonic(), "already there"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            execute("distill.py", run.config, folder, folder / "log.txt", f"--clock={clock}")
-        except subprocess.CalledProcessError:
-            print(f"{prefix} {run.folder}: failed; {last_line(folder / 'log.txt')}", flush=True)
-            return None
-        done = f"{time.monotonic() - started:.0f} s for the process"
+    """The summary of a run, with one line about it; None where it failed."""
+    folder, started = workdir / run.folder, time.monotonic()
+    path, log = folder / "summary.json", folder / "log.txt"
+    if path.exists():
+        return json.loads(path.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        execute("distill.py", run.config, folder, log, f"--clock={clock}")
+    except subprocess.CalledProcessError:
+        print(f"{prefix} {run.folder}: failed; {last_line(log)}", flush=True)
+        return None
     summary = json.loads(path.read_text())
     seconds = summary["seconds"]
     print(
         f"{prefix} {run.folder}: {100 * summary['student_accuracy']:.2f} % after "
-        f"{seconds.get('synthesis', 0):.1f} s of synthesis and {seconds.get('distillation', 0):.1f} s of distillation, "
-        f"{seconds.get('compilation', 0):.1f} s of compilation ({done})",
+        f"{seconds['synthesis']:.1f} s of synthesis and {seconds['distillation']:.1f} s of distillation "
+        f"(compilation {seconds['compilation']:.1f} s, the whole process {time.monotonic() - started:.0f} s)",
         flush=True,
     )
-    return summary | {"label": run.label}
+    return summary
 
 
 def execute(script: str, config: ConfigDict, workdir: Path, log: Path, *flags_: str) -> None:

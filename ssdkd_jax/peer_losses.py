@@ -43,16 +43,17 @@ def activation(features: Array) -> Array:
     return -jnp.abs(features).mean(-1)
 
 
-def total_variation(images: Array) -> Array:
+def total_variation(images: Array, axis: str | None) -> Array:
     """Sum of the L2 norms of the differences of neighbours, along the axes and both diagonals; one number, [].
 
-    Source: DeepInversion's image prior; each norm is taken over the whole of this device's batch.
+    Source: DeepInversion's image prior; each norm is taken over the whole batch, of all devices.
     """
     across = images[:, :, 1:] - images[:, :, :-1]
     down = images[:, 1:] - images[:, :-1]
     diagonal = images[:, 1:, 1:] - images[:, :-1, :-1]
     antidiagonal = images[:, 1:, :-1] - images[:, :-1, 1:]
-    return sum(optax.safe_norm(difference, 1e-12) for difference in (across, down, diagonal, antidiagonal))
+    squares = jnp.stack([jnp.square(difference).sum() for difference in (across, down, diagonal, antidiagonal)])
+    return jnp.sqrt(parallel.total(squares, axis) + 1e-12).sum()
 
 
 def contrastive(queries: Array, keys: Array, positives: Array, present: Array, temperature: float) -> Array:

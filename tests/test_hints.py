@@ -1,5 +1,6 @@
 """Attention transfer: which maps are taken, and what their difference costs."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +55,24 @@ def test_the_maps_of_a_wide_residual_network_are_the_outputs_of_its_groups():
     logits, maps = hint.observe(network.apply, variables, images)
     np.testing.assert_allclose(maps, np.concatenate(expected, 1), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(logits, network.apply(variables, images))
+
+
+def test_of_each_resolution_the_last_map_stands(rng):
+    class Stages(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for features, stride in ((2, 1), (3, 1), (5, 2), (2, 4)):
+                x = nn.Conv(features, (1, 1), strides=stride)(x)
+                self.sow("saved", "x", x)
+                x = nn.BatchNorm(True)(x)
+            return x.mean((1, 2))
+
+    module, x = Stages(), jnp.asarray(rng.random((2, 8, 8, 1)), jnp.float32)
+    variables = {k: v for k, v in module.init(jax.random.key(0), x).items() if k != "saved"}
+    (_, saved), maps = hints.last_maps(lambda v, x: module.apply(v, x, mutable=["saved"]), variables, x)
+    assert set(maps) == {(8, 8), (4, 4)}  # a single pixel is no map
+    for resolution, number in (((8, 8), 1), ((4, 4), 2)):
+        np.testing.assert_array_equal(maps[resolution], saved["saved"]["x"][number])
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: Array) -> Array:
-        x = nn.Dense(self.size)(nn.relu(nn.Dense(self.size)(features)))
+        x = nn.relu(nn.Dense(self.size)(features))
+        x = nn.Dense(self.size)(x)
         return x / optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import generator, inversion, modulation, parallel, peer_losses, teacher
+from ssdkd_jax import generator, inversion, modulation, peer_losses, teacher
 from ssdkd_jax.methods import bank, ssdkd
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
 
@@ -104,7 +104,7 @@ def make_loss(s: ssdkd.Settings, prior: Prior, models: inversion.Models, task: T
         bn = inversion.match(moments)
         oh = task.target_loss(f_t, work.targets).mean()
         adv = peer_losses.competition(f_t, f_s, prior.temperature).mean()
-        tv = parallel.mean(peer_losses.total_variation(x), axis)
+        tv = peer_losses.total_variation(x, axis)
         total = s.weights.bn * bn + s.weights.oh * oh + s.weights.adv * adv + prior.tv * tv
         return total, (x, variables, {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "tv": tv})
 
