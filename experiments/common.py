@@ -56,7 +56,8 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     def guarded(_: Sequence[str]) -> None:
         try:
             if COORDINATOR.value or hosts.asked_for():
-                hosts.join(COORDINATOR.value.replace("auto", ""), HOSTS.value, HOST.value)
+                address = "" if COORDINATOR.value == "auto" else COORDINATOR.value
+                hosts.join(address, HOSTS.value, HOST.value)
             main()
         except preemption.Preempted as stopped:
             print(stopped, file=sys.stderr)

@@ -7,7 +7,6 @@ All hosts run the same program; each holds the rows of its own devices. What a p
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,12 +28,17 @@ def join(coordinator: str = "", count: int | None = None, number: int | None = N
         ValueError: where neither arguments, environment nor cluster tell who the hosts are.
     """
     try:
+        count, number = _given(count, "JAX_NUM_PROCESSES"), _given(number, "JAX_PROCESS_ID")
         jax.distributed.initialize(coordinator or None, count, number)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"Cannot join the other hosts ({' '.join(str(error).split())}); give --coordinator=ADDRESS:PORT, "
             "--hosts=COUNT and --host=NUMBER, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error
+
+
+def _given(value: int | None, name: str) -> int | None:
+    return int(os.environ[name]) if value is None and name in os.environ else value
 
 
 def asked_for(environment: dict[str, str] | os._Environ = os.environ) -> bool:
@@ -63,10 +67,3 @@ def any_of(flag: bool) -> bool:
 def concatenated(rows: np.ndarray) -> np.ndarray:
     """The rows of all hosts, in their order, on each of them."""
     return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
-
-
-def gathered(value: Any) -> Any:
-    """A tree of arrays with a new leading axis: one entry for each host."""
-    if jax.process_count() == 1:
-        return jax.tree.map(lambda x: np.asarray(x)[None], value)
-    return multihost_utils.process_allgather(value)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import parallel, train
+from ssdkd_jax import build, parallel, train
 
 ROWS = 24
 
@@ -143,6 +143,31 @@ def test_one_device_and_eight_hold_the_same_buffer(one, eight):
 def test_one_device_and_eight_have_the_same_student(one, eight):
     alone, split = (run[1].student.variables for run in (one, eight))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-3), alone, split)
+
+
+def test_one_device_and_eight_have_the_same_gradients(one, eight):
+    """The sums of gradients that the optimisers of student and generator keep: momentum, and Adam's first moment."""
+    for part in (lambda state: state.student.opt_state, lambda state: state.method.generator.opt_state):
+        alone, split = (jax.tree.leaves(part(run[1])) for run in (one, eight))
+        assert max(np.abs(leaf).max() for leaf in alone if leaf.ndim) > 0
+        for a, b in zip(alone, split, strict=True):
+            np.testing.assert_allclose(b, a, rtol=1e-2, atol=1e-3 * max(1e-3, np.abs(a).max()))
+
+
+def test_what_differs_between_devices_is_named_and_sharded_parts_may(eight):
+    state = eight[0]
+    parallel.check_replicated(state)
+    kernel = state.student.variables["params"]["Dense_0"]["kernel"]
+    apart = kernel.at[3, 0, 0].add(1e-3)
+    with pytest.raises(RuntimeError, match=r"'Dense_0\.kernel' differs between devices at the end of the run"):
+        parallel.check_replicated({"Dense_0": {"kernel": apart, "bias": kernel}})
+
+
+def test_batches_of_each_device_grow_with_the_devices():
+    fixed, grown = (build.for_devices(tiny.make_config(batch_per_device=flag)) for flag in (False, True))
+    for part in ("teacher", "student", "synthesis"):
+        assert grown[part].batch == 8 * fixed[part].batch
+        assert fixed[part].batch == tiny.make_config()[part].batch
 
 
 def test_all_eight_devices_hold_the_same_replicated_values(eight):
