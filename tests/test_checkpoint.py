@@ -67,7 +67,7 @@ def copied(two, tmp_path):
 
 def test_a_train_state_comes_back_bit_for_bit(compiled, tmp_path):
     state = compiled[2]
-    odd = jax.tree.map(lambda x: np.asarray(x) if x.dtype.kind != "f" else x + np.float32(1 / 3), state)
+    odd = jax.tree.map(lambda x: np.asarray(x) if x.dtype.kind != "f" else x + x.dtype.type(1 / 3), state)
     checkpoint.save(tmp_path, 3, odd, {"seconds": {"a": 0.1}})
     step, back, note = checkpoint.restore(tmp_path, jax.eval_shape(lambda: state))
     assert (step, note) == (3, {"seconds": {"a": 0.1}})
