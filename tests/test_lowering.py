@@ -57,7 +57,7 @@ def check(module, compute):
     assert not re.search(r"tensor<[0-9x]*x?f64>", module)
 
 
-@pytest.mark.parametrize("compute", models.COMPUTE)
+@pytest.mark.parametrize("compute", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_every_step_lowers_for_accelerators(compute):
     for name, (step, arguments) in steps_of(
         tiny.make_config(compute=compute, teacher__batch=16), tiny.INPUTS, None

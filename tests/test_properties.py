@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from ssdkd_jax import modulation, replay_buffer, sampler
 from ssdkd_jax.replay_buffer import EMPTY, Index, Rows
 
-SIZES = ((1, 1, 2), (7, 7, 3), (12, 4, 5))  # N, B, C; few, since each is compiled
+SIZES = ((1, 1, 2), (12, 4, 5))  # N, B, C; few, since each is compiled
 GAPS = st.sampled_from((0.0, 1e-30, 1e-6, 0.1, 1.0, 30.0, 1e6))
 CONFIDENCES = st.sampled_from((0.0, 1e-7, 0.5, 1.0 - 1e-7, 1.0))
-check = settings(max_examples=30, deadline=None, derandomize=True)
+check = settings(max_examples=20, deadline=None, derandomize=True)
 RULES = {
     "uniform": sampler.uniform(),
     "priority": sampler.priority(0.6, 0.05),
@@ -58,7 +58,7 @@ def rows_of(tags):
 @given(data=st.data())
 def test_any_sequence_of_updates_keeps_the_buffer_whole(slots, batch, classes, data):
     buffer, tag = replay_buffer.init(slots, slots, rows_of(np.zeros(1))), 1
-    for _ in range(data.draw(st.integers(0, 6))):
+    for _ in range(data.draw(st.integers(0, 5))):
         newcomers = data.draw(indices(batch, classes, lowest=0))
         before, held = buffer.index, set(np.asarray(buffer.shards.rows.seeds)) - {0}
         buffer, filled = update(buffer, newcomers, tag, classes)
