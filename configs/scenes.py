@@ -10,7 +10,7 @@ def get_config() -> ConfigDict:
     config = defaults.default()
     config.data.name = "scenes"
     config.task.name = "segmentation"
-    config.teacher.update(model="deeplabv3_resnet_small", epochs=8, batch=16, lr=0.05, shift=6)
+    config.teacher.update(model="deeplabv3_resnet_small", epochs=10, batch=16, lr=0.1, shift=6)
     config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0)
     config.synthesis.update(batch=32, inner_steps=3, width=16, doublings=3, latent=128)
     config.buffer.update(size=300, half_life=10.0)

@@ -7,8 +7,8 @@ from PIL import Image
 from scipy import ndimage
 
 GROUND = 0
-ITEMS = (2, 4)  # that a scene is offered, both included
-SCALE = (0.4, 0.65)  # side of an item, of the scene's
+ITEMS = (2, 3)  # that a scene is offered, both included
+SCALE = (0.45, 0.75)  # side of an item, of the scene's
 VISIBLE = 0.5  # an item covers a pixel from this opacity
 COVERED = 0.25  # no item may hide more than this of what is seen of another
 TRIES = 8  # places that an item is offered before it is left out

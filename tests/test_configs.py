@@ -16,6 +16,8 @@ INPUTS = {
     "fashion_mnist": build.Inputs((28, 28, 1), 10, (0.3,), (0.4,)),
     "cifar10": build.Inputs((32, 32, 3), 10, (0.5,) * 3, (0.2,) * 3),
     "cifar100": build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.2,) * 3),
+    "scenes": build.Inputs((64, 64, 1), 11, (0.4,), (0.2,)),
+    "nyuv2": build.Inputs((128, 128, 3), 13, (0.5,) * 3, (0.5,) * 3),
 }
 
 

@@ -93,5 +93,5 @@ def test_the_small_student_has_at_most_half_the_parameters_of_the_small_teacher(
 
 
 def test_images_that_are_too_small():
-    with pytest.raises(ValueError, match=r"DeepLabV3 takes images .* of at least 16x16 pixels"):
+    with pytest.raises(ValueError, match="DeepLabV3 takes images"):
         jax.eval_shape(network("deeplabv3_resnet_tiny", 12).init, jax.random.key(0))

@@ -147,6 +147,24 @@ def test_generator_makes_images_of_the_asked_shape_in_the_unit_range(shape):
     assert len(jax.tree.leaves(updated["batch_stats"])) == 6
 
 
+@pytest.mark.parametrize(("shape", "doublings"), [((128, 128, 3), 4), ((24, 40, 1), 3), ((8, 8, 3), 3)])
+def test_generator_of_larger_images_halves_its_channels_with_each_doubling(shape, doublings):
+    network = models.bind(models.Generator(shape, 4, doublings), (5,))
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    images = jax.eval_shape(network.apply, variables, jax.ShapeDtypeStruct((2, 5), jnp.float32))
+    assert images.shape == (2, *shape)
+    widths = [4 * 2**n for n in range(doublings)][::-1]
+    coarse = (shape[0] >> doublings) * (shape[1] >> doublings)
+    assert variables["params"]["Dense_0"]["kernel"].shape == (5, coarse * widths[0])
+    kernels = [variables["params"][f"Conv_{n}"]["kernel"].shape[2:] for n in range(doublings + 1)]
+    assert kernels == list(zip([widths[0], *widths], [*widths, shape[2]], strict=True))
+
+
+def test_generator_refuses_a_size_that_does_not_divide():
+    with pytest.raises(ValueError, match=r"divisible by 8, not \(28, 32\)"):
+        jax.eval_shape(models.bind(models.Generator((28, 32, 1), 4, 3), (5,)).init, jax.random.key(0))
+
+
 def test_a_users_own_classifier_is_found_by_its_import_path():
     module = models.by_name("tiny:Tiny", 5)
     assert isinstance(module, tiny.Tiny)

@@ -1,14 +1,18 @@
 """The NYUv2 builder on a miniature of each of the three layouts that users have."""
 
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import test_configs
 from PIL import Image
 from scipy.io import savemat
 
-from ssdkd_jax import data, nyuv2
+from ssdkd_jax import build, data, evaluation, nyuv2, optimization, parallel, report, supervised, train
 
+CONFIG = Path(__file__).parents[1] / "configs" / "nyuv2.py"
 SPLITS = {"train": [2, 5, 3], "test": [1, 4]}
 HEIGHT, WIDTH = 48, 64
 
@@ -113,3 +117,47 @@ def test_a_missing_image_and_a_mask_that_does_not_fit_are_named(arrays, tmp_path
 def test_nyuv2_that_is_not_prepared_is_an_error_that_names_the_way(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"no prepared 'nyuv2' in {tmp_path}; run once: .*--name=nyuv2"):
         data.load("nyuv2", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_device):
+    """From the builder through both DeepLabs to an evaluation, a step of each; `-m slow -s` tells the cost."""
+    (tmp_path / "source").mkdir()
+    dfad(tmp_path / "source", *arrays)
+    nyuv2.prepare(tmp_path / "source", str(tmp_path / "tfds"))
+    read = data.load("nyuv2", str(tmp_path / "tfds"))
+    config = test_configs.get_config(CONFIG)
+    config.teacher.batch = config.student.batch = config.synthesis.batch = 2
+    config.buffer.size, config.synthesis.inner_steps = 3, 1
+    config.schedule.update(rounds=1, warmup=0, distill_steps=1)
+    crop = config.data.crop
+    inputs = build.Inputs((crop, crop, 3), read.classes, read.mean, read.std)
+    seconds = report.Stopwatch()
+
+    network, task = build.network(config.teacher.model, inputs), build.task(config, inputs.classes)
+    recipe = build.teacher_recipe(config, 2)._replace(epochs=1)
+    heard = []
+    with seconds("teacher, one step, compiled"):
+        state = parallel.to_devices(optimization.init(network, recipe.tx, jax.random.key(0)))
+        some = read.train_images[:2], read.train_labels[:2], jax.random.key(1)
+        state = supervised.fit(network, task, recipe, state, *some, lambda *args: heard.append(args[2]))
+    assert np.isfinite(heard[0]["loss"])
+
+    teacher = parallel.to_host(state.variables)
+    with seconds("compilation of a round"):
+        job = build.job(config, inputs, network, teacher)
+        first = parallel.to_devices(train.init(job.method, job.network, job.tx, 0))
+        programs = train.compile_round(job.method, job.step, job.plan, first, state.variables)
+    metrics = []
+    after = train.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))
+    assert metrics[0]["filled"] == 2
+    assert int(parallel.unreplicate(after.student.step)) == 1
+    buffer = parallel.to_host(after.method.buffer)
+    assert buffer.shards.rows.images.shape == (3, crop, crop, 3)
+
+    with seconds("evaluation of two images, compiled"):
+        evaluate = evaluation.make(job.network, task, read.test_images, read.test_labels, 1)
+        scores = evaluate(after.student.variables)
+    assert 0 <= scores["miou"] <= 1
+    assert scores["loss"] > 0
+    print({name: round(value, 2) for name, value in seconds.seconds.items()}, report.peak_memory_bytes() / 2**30, "GiB")
