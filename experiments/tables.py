@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from ssdkd_jax import report
 
 Records = Mapping[str, Sequence[dict]]
 
@@ -108,4 +107,53 @@ def plot_times(path: Path, of: Records, title: str) -> None:
     axes.set_title(title)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
+    """Accuracy over the buffer's share of the real set, both in percent; each seed a point, the line their mean."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    for share, accuracies in of.items():
+        axes.plot([share] * len(accuracies), accuracies, ".", color="C0", alpha=0.6)
+    axes.plot(list(of), [np.mean(accuracies) for accuracies in of.values()], marker="o", color="C0")
+    axes.set(xlabel="slots of the buffer, % of the real training set", ylabel="accuracy on real test images, %")
+    axes.set_xscale("log")
+    axes.set_xticks(list(of), [f"{share:g}" for share in of])
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def plot_histograms(path: Path, shown: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> None:
+    """Classes (above) and difficulty, 1 - conf_t (below), of what each method shows the student, as shares."""
+    figure, axes = plt.subplots(
+        2, len(shown), figsize=(2.2 * len(shown), 4.4), layout="constrained", sharey="row", squeeze=False
+    )
+    for (above, below), (name, rows) in zip(axes.T, shown.items(), strict=True):
+        counts = np.bincount(rows["label"], minlength=classes)
+        above.bar(range(classes), counts / counts.sum())
+        above.set_title(f"{name}, {counts.sum()} images", fontsize=8)
+        weights = np.full(len(rows["label"]), 1 / len(rows["label"]))
+        below.hist(1 - rows["confidence"], bins=20, range=(0, 1), weights=weights)
+        below.set_yscale("log")
+        above.set_xlabel("class, as the teacher sees it", fontsize=7)
+        below.set_xlabel("1 - confidence of the teacher", fontsize=7)
+    axes[0, 0].set_ylabel("share of images")
+    axes[1, 0].set_ylabel("share of images")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_grids(path: Path, shown: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> None:
+    """A grid a method, side by side; a row a class, as the teacher sees it."""
+    grids = {
+        name: report.class_grid(rows["images"], rows["label"], classes, per_class=4) for name, rows in shown.items()
+    }
+    height, width = next(iter(grids.values())).shape[:2]
+    size = (2.0 * len(grids), 2.0 * height / width + 0.4)
+    figure, axes = plt.subplots(1, len(grids), figsize=size, layout="constrained", squeeze=False)
+    for place, (name, grid) in zip(axes[0], grids.items(), strict=True):
+        place.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=255)
+        place.set_title(name, fontsize=8)
+        place.axis("off")
+    figure.savefig(path, dpi=150)
     plt.close(figure)

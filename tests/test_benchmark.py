@@ -1,0 +1,97 @@
+"""The tables of the benchmark, its budgets, and both scripts from end to end on tiny networks."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import test_scripts
+
+sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+
+import benchmark
+import runs
+import tables
+
+from ssdkd_jax import build, presets
+from ssdkd_jax import config as defaults
+
+
+def record(*points, **fields):
+    """A run whose curve goes through (seconds, accuracy) points."""
+    curve = [{"seconds": seconds, "accuracy": accuracy} for seconds, accuracy in points]
+    numbers = {"synthesis": 1.0, "distillation": 2.0, "compilation": 3.0, "steps": 4, "images": 5}
+    return {"accuracy": points[-1][1], "curve": curve, "peak_memory_bytes": 6e6, **numbers, **fields}
+
+
+RECORDS = {
+    "slow": [record((10.0, 0.5), (40.0, 0.8)), record((10.0, 0.6), (40.0, 0.9))],
+    "ssdkd": [record((3.0, 0.6), (9.0, 0.9)), record((3.0, 0.8), (9.0, 0.94))],
+    "lost": [record((5.0, 0.7), (9.0, 0.7)), record((5.0, 0.2), (9.0, 0.3))],
+}
+
+
+def test_the_comparison_ranks_by_mean_accuracy_and_shows_the_spread():
+    lines = tables.comparison(RECORDS).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["ssdkd", "slow", "lost"]
+    assert "| 92.00 ± 2.83 | 1.0 | 2.0 | 3.0 | 3.0 | 4 | 5 | 6 |" in lines[2]
+
+
+def test_the_time_to_an_accuracy_is_that_of_all_seeds_or_never():
+    assert tables.time_to(RECORDS["slow"][0], 0.8) == 40.0
+    assert tables.time_to(RECORDS["slow"][0], 0.81) is None
+    rows = tables.reaching(RECORDS, 0.7).splitlines()[2:]
+    assert rows[0] == "| slow | 40.0 | 6.7 |"
+    assert rows[1] == "| ssdkd | 6.0 | 1.0 |"
+    assert rows[2] == "| lost | never in 9 s (1.5x) |  |"
+
+
+def test_accuracy_between_evaluations_is_linear_and_zero_at_the_start():
+    run = record((4.0, 0.4), (8.0, 0.8))
+    assert benchmark.accuracy_at(run, 2.0) == pytest.approx(0.2)
+    assert benchmark.accuracy_at(run, 6.0) == pytest.approx(0.6)
+    assert benchmark.accuracy_at(run, 99.0) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_a_budget_of_steps_is_the_same_for_every_method(name, tmp_path):
+    config = presets.apply(defaults.default(), name)
+    fitted = benchmark.fitted(tmp_path, name, config, "4000", "wall")
+    assert build.student_steps(fitted) == pytest.approx(4000, abs=config.schedule.distill_steps / 2)
+    assert fitted.schedule.warmup == config.schedule.warmup
+    assert 1 <= (fitted.schedule.rounds - fitted.schedule.warmup) // fitted.schedule.evaluate_every <= 24
+
+
+def test_a_budget_of_seconds_is_filled_at_the_measured_pace(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "measured", lambda *_: benchmark.Pace(synthesis=0.5, distillation=2.0))
+    config = runs.configured(defaults.default(), schedule__rounds=40, schedule__warmup=10)
+    plan = benchmark.fitted(tmp_path, "ssdkd", config, "100s", "wall").schedule
+    assert plan.rounds * 0.5 + (plan.rounds - plan.warmup) * 2.0 == pytest.approx(100, abs=2.5)
+    assert plan.warmup / plan.rounds == pytest.approx(0.25, abs=0.02)
+    with pytest.raises(ValueError, match="Budget '5 min' is neither seconds"):
+        benchmark.fitted(tmp_path, "ssdkd", config, "5 min", "wall")
+
+
+@pytest.mark.slow
+def test_the_whole_evidence_is_written_and_not_run_twice(tmp_path, cache):
+    fields = {"teacher__model": "tiny:Tiny", "synthesis__batch": 16, "student__batch": 16, "schedule__distill_steps": 2}
+    arguments = [
+        f"--workdir={tmp_path}",
+        *test_scripts.overrides(**fields),
+        *("--seeds=1", "--budgets=4", "--methods=ssdkd,dafl,real_small", "--steps=4"),
+    ]
+    for part in ("benchmark", "scale", "real", "pictures"):
+        arguments.append(f"--parts={part}")
+    code, out, err = test_scripts.finish(test_scripts.start(cache, "evidence.py", *arguments))
+    assert code == 0, err
+    assert len(out.strip().splitlines()) == 3 + 5 + 3
+    for name in ("accuracy_4.png", "times_4.png", "scale.png", "histograms.png", "grids.png"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    found = json.loads((tmp_path / "benchmark.json").read_text())["budgets"]["4"]
+    assert found.keys() == {"ssdkd", "dafl", "real_small"}
+    assert found["real_small"][0]["images"] == 0
+    assert [run["steps"] for (run,) in found.values()] == [4, 5, 4]
+    real = (tmp_path / "real.md").read_text()
+    assert all(len(line.split("|")) == 4 for line in real.strip().splitlines())
+    code, out, err = test_scripts.finish(test_scripts.start(cache, "evidence.py", *arguments))
+    assert (code, out) == (0, ""), err
