@@ -53,6 +53,9 @@ def main() -> None:
     print(f"state {state_bytes(config, inputs) / 1e6:.1f} MB, what a checkpoint holds\n")
     alone = cost.a_round(config, each).seconds(device)
     for devices in map(int, DEVICES.value):
+        if config.student.batch % devices or config.synthesis.batch % devices:
+            print(f"{devices} devices: the batches ({config.synthesis.batch}, {config.student.batch}) do not divide.")
+            continue
         report(config, cost.costs(config, inputs, devices) if devices > 1 else each, devices, device, alone)
 
 
