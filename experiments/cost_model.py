@@ -37,7 +37,8 @@ def main() -> None:
     """Count, and print a table for each number of devices."""
     config = common.CONFIG.value
     inputs = the_inputs(config)
-    each = cost.costs(config, inputs, 1)
+    model = cost.model(config, inputs)
+    each = model(1)
     flops_per_second = FLOPS.value
     counted = {name: value.flops for name, value in each.items()}
     counted["synthesis"] = cost.a_round(config, {**each, "distillation": cost.Cost(0, 0, 0)}).flops
@@ -56,7 +57,7 @@ def main() -> None:
         if config.student.batch % devices or config.synthesis.batch % devices:
             print(f"{devices} devices: the batches ({config.synthesis.batch}, {config.student.batch}) do not divide.")
             continue
-        report(config, cost.costs(config, inputs, devices) if devices > 1 else each, devices, device, alone)
+        report(config, model(devices), devices, device, alone)
 
 
 def the_inputs(config: common.ConfigDict) -> build.Inputs:

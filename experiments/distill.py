@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with clock("setup"):
         job = build.job(config, inputs, network, variables)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
-    state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
+    state, curve, skipped = distill(config, workdir, job, first, teacher, dataset, clock)
     parallel.check_replicated(state)
     student_accuracy = curve[-1]["accuracy"]
     folder = workdir / "student"
@@ -80,6 +80,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         },
         "synthetic_images": config.synthesis.batch * config.schedule.rounds,
         "buffer_size": config.buffer.size,
+        "skipped_steps": skipped,
         "distillation_steps": build.student_steps(config),
         "teacher_parameters": models.parameter_count(variables),
         "student_parameters": models.parameter_count(student),
@@ -120,8 +121,8 @@ def distill(
     teacher: dict,
     dataset: data.Dataset,
     clock: report.Stopwatch,
-) -> tuple[train.TrainState, list[dict]]:
-    """Run or resume the distillation; the curve holds seconds and held-out metrics."""
+) -> tuple[train.TrainState, list[dict], dict[str, int]]:
+    """Run or resume the distillation; the curve holds seconds and held-out metrics; then skipped steps by stage."""
     folder = workdir / "checkpoints"
     _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
     for stage, seconds in note["seconds"].items():
@@ -129,7 +130,7 @@ def distill(
     curve, skipped, done = note["curve"], note["skipped"], int(state.round)
     state = parallel.to_devices(state)
     if train.finished(job.plan, state):
-        return state, curve
+        return state, curve, skipped
     with clock("compilation"):
         programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
     evaluate = common.evaluator(config, job.network, dataset)
@@ -163,7 +164,7 @@ def distill(
         save.now(train.progress(state), state, progress)
         made = int(parallel.unreplicate(state.round))
         raise preemption.Preempted(f"Stopped by SIGTERM after synthesis {made}, and saved; the same command goes on.")
-    return state, curve
+    return state, curve, skipped
 
 
 def grid(state: train.TrainState, job: build.Job) -> np.ndarray:

@@ -96,18 +96,27 @@ def flops(config: ConfigDict, inputs: build.Inputs) -> dict[str, float]:
     }
 
 
-def costs(config: ConfigDict, inputs: build.Inputs, devices: int) -> dict[str, Cost]:
-    """Cost of each step on one of `devices`, at the config's global batches.
+def model(config: ConfigDict, inputs: build.Inputs) -> Callable[[int], dict[str, Cost]]:
+    """Number of devices -> cost of each step on one of them, at the config's global batches.
 
     FLOPs are taken as a line in the batch: what belongs to its rows is divided by the devices, what
     does not (optimisers, the sampler over all slots) is done by each.
     """
     whole, half = flops(config, inputs), flops(_halved(config), inputs)
     fixed = {name: max(0.0, 2 * half[name] - whole[name]) for name in whole}
-    sent = dict.fromkeys(whole, (0.0, 0))
-    if devices > 1:
-        sent = {name: traffic(*program, devices) for name, program in steps(config, inputs, devices).items()}
-    return {name: Cost(fixed[name] + (whole[name] - fixed[name]) / devices, *sent[name]) for name in whole}
+    passed = {name: payload(*program) for name, program in steps(config, inputs, devices=2).items()}
+
+    def on(devices: int) -> dict[str, Cost]:
+        return {
+            name: Cost(
+                fixed[name] + (whole[name] - fixed[name]) / devices,
+                (devices - 1) / devices * passed[name][0],
+                passed[name][1] if devices > 1 else 0,
+            )
+            for name in whole
+        }
+
+    return on
 
 
 def a_round(config: ConfigDict, each: dict[str, Cost]) -> Cost:
@@ -116,22 +125,26 @@ def a_round(config: ConfigDict, each: dict[str, Cost]) -> Cost:
     return sum((cost.times(times[name]) for name, cost in each.items()), Cost(0, 0, 0))
 
 
-def traffic(step: Callable, arguments: tuple, devices: int) -> tuple[float, int]:
-    """(bytes that one device sends, collectives) in a step, over a ring."""
-    closed = jax.make_jaxpr(step, axis_env=_axes(devices))(*arguments)
-    sent, number = 0.0, 0
+def payload(step: Callable, arguments: tuple) -> tuple[float, int]:
+    """(bytes, collectives) of a step: of D devices in a ring, each sends (D - 1) / D of the bytes.
+
+    A sum goes around twice, once to be formed and once to be told. The step is traced for two
+    devices, whose number changes none of these.
+    """
+    closed = jax.make_jaxpr(step, axis_env=_axes(2))(*arguments)
+    passed, number = 0.0, 0
     for equation in _equations(closed.jaxpr):
         name = equation.primitive.name
         if name.startswith(("psum", "pmin", "pmax")):
-            sent += 2 * (devices - 1) / devices * _bytes(equation.invars)
+            passed += 2 * _bytes(equation.invars)
         elif name == "reduce_scatter":
-            sent += (devices - 1) / devices * _bytes(equation.invars)
+            passed += _bytes(equation.invars)
         elif name == "all_gather":
-            sent += (devices - 1) / devices * _bytes(equation.outvars)
+            passed += _bytes(equation.outvars)
         else:
             continue
         number += 1
-    return sent, number
+    return passed, number
 
 
 def _axes(devices: int) -> list[tuple[str, int]]:

@@ -180,7 +180,7 @@ def run(
             with clock("synthesis"):
                 state, history = synthesize(programs, state, teacher, stop)
             watch.look(INVERSION, history, f"round {number + 1}")
-            if not history:
+            if int(parallel.unreplicate(state.round)) == number:
                 break
             number, left = number + 1, steps_left(plan, state)
         if left:
