@@ -77,7 +77,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     exhibits = exhibition(job)
-    state, curve = distill(config, workdir, job, first, teacher, dataset, exhibits, clock)
+    state, curve, skipped = distill(config, workdir, job, first, teacher, dataset, exhibits, clock)
     parallel.check_replicated(state)
     score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in ("round", "seconds")}
     folder = workdir / "student"
@@ -97,6 +97,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         },
         "synthetic_images": job.method.made(config.schedule.rounds, build.student_steps(config)),
         "buffer_size": config.buffer.size,
+        "skipped_steps": skipped,
         "distillation_steps": build.student_steps(config),
         "teacher_parameters": models.parameter_count(variables),
         "student_parameters": models.parameter_count(student),
@@ -141,8 +142,8 @@ def distill(
     dataset: data.Dataset,
     exhibits: Callable[[train.TrainState, dict], Shown],
     clock: report.Stopwatch,
-) -> tuple[train.TrainState, list[dict]]:
-    """Run or resume the distillation; the curve holds seconds and held-out metrics."""
+) -> tuple[train.TrainState, list[dict], dict[str, int]]:
+    """Run or resume the distillation; the curve holds seconds and held-out metrics; then skipped steps by stage."""
     folder = workdir / "checkpoints"
     _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
     for stage, seconds in note["seconds"].items():
@@ -150,7 +151,7 @@ def distill(
     curve, skipped, done = note["curve"], note["skipped"], int(state.round)
     state = parallel.to_devices(state)
     if train.finished(job.plan, state):
-        return state, curve
+        return state, curve, skipped
     with clock("compilation"):
         programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
     evaluate = common.evaluator(config, job.network, dataset)
@@ -185,7 +186,7 @@ def distill(
         save.now(train.progress(state), state, progress)
         made = int(parallel.unreplicate(state.round))
         raise preemption.Preempted(f"Stopped by SIGTERM after synthesis {made}, and saved; the same command goes on.")
-    return state, curve
+    return state, curve, skipped
 
 
 def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:

@@ -163,10 +163,11 @@ def make_step(
         gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
         (grads, grads_z), auxiliary = gradient(params, work.z, work, teacher_variables, student_variables)
         x, variables, metrics, *extra = auxiliary
-        grads, variables, metrics = parallel.mean((grads, dict(variables), metrics), axis)
+        statistics = {name: value for name, value in variables.items() if name != "params"}
+        grads, statistics, metrics = parallel.mean((grads, statistics, metrics), axis)
         updates, opt_state = tx.update(grads, work.opt_state, params)
         updates_z, z_opt_state = tx_z.update(parallel.own_gradient(grads_z, axis), work.z_opt_state, work.z)
-        variables["params"] = optax.apply_updates(params, updates)
+        variables = {**statistics, "params": optax.apply_updates(params, updates)}
         better = metrics["inversion"] < work.best_loss
         work = work.replace(
             z=optax.apply_updates(work.z, updates_z),

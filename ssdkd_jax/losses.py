@@ -53,6 +53,11 @@ class Moments(NamedTuple):
     running_var: Array
 
 
+def widened(x: Array) -> Array:
+    """In float32 at least, whatever half precision it was computed in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
     """Mean and biased variance over all axes but the last, and over the devices.
 
@@ -60,7 +65,7 @@ def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
         x: [..., features].
         axis: pmap axis name, or None.
     """
-    over, x = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
+    over, x = tuple(range(x.ndim - 1)), widened(x)
     mean = parallel.mean(x.mean(over), axis)
     return mean, parallel.mean(jnp.square(x - mean).mean(over), axis)
 

@@ -46,7 +46,8 @@ def update(
     """
     params = state.variables["params"]
     grads, (variables, *auxiliary) = jax.grad(loss, has_aux=True)(params)
-    grads, variables = parallel.mean((grads, dict(variables)), axis)
+    statistics = {name: value for name, value in variables.items() if name != "params"}
+    grads, statistics = parallel.mean((grads, statistics), axis)
     updates, opt_state = tx.update(grads, state.opt_state, params)
-    variables["params"] = optax.apply_updates(params, updates)
+    variables = {**statistics, "params": optax.apply_updates(params, updates)}
     return ModelState(variables=variables, opt_state=opt_state, step=state.step + 1), tuple(auxiliary)

@@ -7,6 +7,7 @@ goes on from the checkpoint before.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ def install() -> None:
     os.set_blocking(writer, False)
     signal.signal(signal.SIGTERM, lambda *_: _requested.set())
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # the run is over: Python would restore the default
     threading.Thread(target=_wait, args=(reader,), daemon=True, name="preemption").start()
 
 

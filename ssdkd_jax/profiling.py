@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, parallel, train
+from ssdkd_jax import build, dispatch, parallel, train
 from ssdkd_jax.types import Network, TrainState, Variables
 
 
@@ -59,7 +59,7 @@ def watched(programs: train.Programs, clock: Callable[[str], AbstractContextMana
         return call
 
     return train.Programs(
-        *(p._replace(program=watch(p.program)) if isinstance(p, parallel.Repeat) else watch(p) for p in programs)
+        *(p._replace(program=watch(p.program)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
     )
 
 
@@ -72,7 +72,7 @@ def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variable
 
 def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:
     """Median seconds of one dispatch of the distillation step, per step."""
-    program = parallel.repeat(train.distill(job.method, job.step), 1)
-    (compiled_step,) = parallel.compile_together([(program, (state, teacher))])
+    program = dispatch.repeat(train.distill(job.method, job.step), 1)
+    (compiled_step,) = dispatch.compile_together([(program, (state, teacher))])
     seconds, _ = seconds_per_call(lambda s: compiled_step(s, teacher)[0], state, times)
     return seconds

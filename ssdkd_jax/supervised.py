@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssdkd_jax import augment, guard, optimization, parallel
+from ssdkd_jax import augment, dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
 STAGE = "supervised"
@@ -67,7 +67,7 @@ def fit(
     labels: np.ndarray,
     key: Key,
     on_epoch: Callable[[int, ModelState, dict[str, float]], None],
-    stop: Callable[[], bool] = parallel.never,
+    stop: Callable[[], bool] = dispatch.never,
 ) -> ModelState:
     """Run the recipe from wherever `state` stands, also within an epoch.
 
@@ -86,7 +86,7 @@ def fit(
         raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
     steps = len(images) // recipe.batch
     step = guard.skipping(make_step(network, task, recipe, parallel.AXIS), STAGE, parallel.AXIS)
-    epoch_steps, watch = parallel.repeat(step, steps), guard.Watch(recipe.max_skipped)
+    epoch_steps, watch = dispatch.repeat(step, steps), guard.Watch(recipe.max_skipped)
     key_order, key_view = jax.random.split(key)
     shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
     fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels)))
@@ -96,7 +96,7 @@ def fit(
         order = parallel.to_devices(shuffle(epoch))
         left = epoch_steps._replace(times=(epoch + 1) * steps - done)
         state, history = left(state, *fixed, order, key_view, stop=stop)
-        history, done = parallel.fetch(history), int(parallel.unreplicate(state.step))
+        history, done = dispatch.fetch(history), int(parallel.unreplicate(state.step))
         watch.look(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:
             break

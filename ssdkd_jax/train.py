@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import guard, optimization, parallel
+from ssdkd_jax import dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
 SYNTHESIS, DISTILLATION, METHOD, STUDENT = range(4)
@@ -101,9 +101,9 @@ def compile_round(
     study = guard.skipping(distill(method, student_step), DISTILLING, parallel.AXIS)
     programs = Programs(
         begin=parallel.pmap(begin(method)),
-        invert=parallel.repeat(invert, method.synthesis.steps),
+        invert=dispatch.repeat(invert, method.synthesis.steps),
         finish=parallel.pmap(finish(method), donate=(0,)),
-        distill=parallel.repeat(study, plan.distill_steps),
+        distill=dispatch.repeat(study, plan.distill_steps),
     )
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(
@@ -112,11 +112,11 @@ def compile_round(
         finish=(state, work, teacher),
         distill=(state, teacher),
     )
-    return Programs(*parallel.compile_together(list(zip(programs, arguments, strict=True))))
+    return Programs(*dispatch.compile_together(list(zip(programs, arguments, strict=True))))
 
 
 def synthesize(
-    programs: Programs, state: TrainState, teacher: Variables, stop: Stop = parallel.never
+    programs: Programs, state: TrainState, teacher: Variables, stop: Stop = dispatch.never
 ) -> tuple[TrainState, History]:
     """The first half of a round: one batch of images more; the state as it was where `stop` came before its end."""
     work = programs.begin(state)
@@ -124,15 +124,15 @@ def synthesize(
     if stop():
         return state, {}
     state, stored = programs.finish(state, work, teacher)
-    return jax.block_until_ready(state), parallel.fetch(inverted) | parallel.fetch([stored])
+    return jax.block_until_ready(state), dispatch.fetch(inverted) | dispatch.fetch([stored])
 
 
 def study(
-    programs: Programs, state: TrainState, teacher: Variables, steps: int, stop: Stop = parallel.never
+    programs: Programs, state: TrainState, teacher: Variables, steps: int, stop: Stop = dispatch.never
 ) -> tuple[TrainState, History]:
     """The second half of a round: the student learns for `steps` steps, fewer where `stop` comes between."""
     state, distilled = programs.distill._replace(times=steps)(state, teacher, stop=stop)
-    return jax.block_until_ready(state), parallel.fetch(distilled)
+    return jax.block_until_ready(state), dispatch.fetch(distilled)
 
 
 def steps_left(plan: Plan, state: TrainState) -> int:
@@ -158,7 +158,7 @@ def run(
     teacher: Variables,
     clock: Clock,
     on_round: Callable[[int, TrainState, dict[str, float]], None],
-    stop: Stop = parallel.never,
+    stop: Stop = dispatch.never,
 ) -> TrainState:
     """Run the plan from wherever `state` stands, also within a round.
 
@@ -180,7 +180,7 @@ def run(
             with clock("synthesis"):
                 state, history = synthesize(programs, state, teacher, stop)
             watch.look(INVERSION, history, f"round {number + 1}")
-            if not history:
+            if int(parallel.unreplicate(state.round)) == number:
                 break
             number, left = number + 1, steps_left(plan, state)
         if left:

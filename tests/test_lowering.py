@@ -12,7 +12,7 @@ import pytest
 import tiny
 from jax import export
 
-from ssdkd_jax import build, config, evaluation, guard, models, parallel, supervised, train
+from ssdkd_jax import build, config, dispatch, evaluation, guard, models, parallel, supervised, train
 
 CIFAR = build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.25,) * 3)
 PLATFORMS = ("cuda", "tpu")
@@ -39,7 +39,7 @@ def steps_of(cfg, inputs, axis):
         ),
         "finish": (train.finish(job.method), (state, work, variables)),
         "distill": (guard.skipping(train.distill(job.method, job.step), "distillation", axis), (state, variables)),
-        "supervised": (supervised.make_step(teacher, recipe, axis), (fitted, images, labels, labels, key)),
+        "supervised": (supervised.make_step(teacher, job.task, recipe, axis), (fitted, images, labels, labels, key)),
         "evaluate": (evaluation.make_step(teacher, job.task, axis), (variables, images, labels, present)),
     }
 
@@ -70,7 +70,7 @@ def test_every_step_lowers_for_accelerators(compute):
 def test_a_dispatch_of_many_steps_on_many_devices_lowers_for_accelerators(teacher_variables):
     job = tiny.job(tiny.make_config(), teacher_variables)
     state, teacher = parallel.to_devices((tiny.first_state(job), teacher_variables))
-    looped = parallel.repeat(train.distill(job.method, job.step), 5, looped=True)
+    looped = dispatch.repeat(train.distill(job.method, job.step), 5, looped=True)
     module = lowered(lambda *arguments: looped.program(*arguments), (state, np.full(8, 5, np.int32), teacher))
     check(module, "float32")
     assert "stablehlo.while" in module
@@ -102,9 +102,9 @@ def test_every_step_lowers_at_the_shapes_of_the_paper(pair, compute):
 def looped_and_single(step, carry, times):
     """Both forms of a repetition of `times` steps, on one device: (carry, metrics) each."""
     for looped in (False, True):
-        repeated = parallel.repeat(step, times, looped)
+        repeated = dispatch.repeat(step, times, looped)
         carried, history = repeated(parallel.to_devices(carry))
-        yield parallel.to_host(carried), parallel.fetch(history)
+        yield parallel.to_host(carried), dispatch.fetch(history)
 
 
 @pytest.mark.parametrize("times", [1, 5, 70])

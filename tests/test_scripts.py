@@ -83,6 +83,7 @@ def test_summary_has_the_promised_numbers(summary):
     assert summary["synthetic_images"] == 3 * 20
     assert summary["buffer_size"] == 40
     assert summary["distillation_steps"] == 2 * 3
+    assert summary["skipped_steps"] == {"inversion_skipped": 0, "distillation_skipped": 0}
     assert summary["peak_memory_bytes"] > 50e6
     assert {"teacher", "compilation", "synthesis", "distillation", "evaluation", "total"} <= summary["seconds"].keys()
     assert {"python", "jax", "flax", "numpy"} <= summary["versions"].keys()
@@ -142,8 +143,8 @@ def test_evaluate_and_wrong_fields(distilled, summary, cache, tmp_path):
         ({"data__name": "fashion_mnist", "data__folder": "/none"}, "No folder /none"),
         ({"teacher__checkpoint": "/none"}, "No saved model in '/none'"),
         ({"sampler__name": "greedy"}, "sampler.name = 'greedy' is not one of"),
-        ({"student__lr": 1e30}, "the last good checkpoint is kept"),
-        ({"teacher__lr": 1e30}, "lower the learning rate"),
+        ({"student__lr": 1e30, "schedule__max_skipped": 2}, "the last good checkpoint is kept"),
+        ({"teacher__lr": 1e30, "schedule__max_skipped": 2}, "lower the learning rate"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(tmp_path, cache, fields, sentence):

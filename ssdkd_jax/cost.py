@@ -1,0 +1,169 @@
+"""What a round costs, read off the programs themselves: nothing is run.
+
+FLOPs are those that XLA counts in a step (a multiplication and an addition are two), bytes between
+devices those of its collectives, by the ring algorithm. From these and from three numbers of an
+accelerator follow the seconds of a round on any number of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, parallel, train
+from ssdkd_jax.types import Sharded, TrainState
+
+
+class Device(NamedTuple):
+    """An accelerator: FLOP/s sustained, bytes/s to its neighbour, seconds that any collective takes at least."""
+
+    flops: float
+    bandwidth: float
+    latency: float
+
+
+class Cost(NamedTuple):
+    """Of one device: FLOPs, bytes sent, collectives started."""
+
+    flops: float
+    bytes: float
+    collectives: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def times(self, n: int) -> Cost:
+        """Of n times the same."""
+        return Cost(*(n * value for value in self))
+
+    def seconds(self, device: Device) -> float:
+        """Computing and sending one after the other: an upper bound, since they may overlap."""
+        return self.flops / device.flops + self.bytes / device.bandwidth + self.collectives * device.latency
+
+
+def steps(config: ConfigDict, inputs: build.Inputs, devices: int = 1) -> dict[str, tuple[Callable, tuple]]:
+    """The four programs of a round as one of `devices` runs them: name -> (function, shapes of its arguments).
+
+    With one device, no axis is bound and nothing is sent.
+    """
+    axis = parallel.AXIS if devices > 1 else None
+    teacher = build.network(config.teacher.model, inputs, axis, config.compute)
+    variables = jax.eval_shape(teacher.init, jax.random.key(0))
+    job = build.job(config, inputs, teacher, variables, axis)
+    state = share(jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0)), devices)
+    begin = train.begin(job.method)
+    _, work = jax.make_jaxpr(begin, axis_env=_axes(devices), return_shape=True)(state)
+    return {
+        "begin": (begin, (state,)),
+        "inversion": (job.method.synthesis.step, (work, variables, state.student.variables)),
+        "store": (train.finish(job.method), (state, work, variables)),
+        "distillation": (train.distill(job.method, job.step), (state, variables)),
+    }
+
+
+def repetitions(config: ConfigDict) -> dict[str, int]:
+    """How often each of `steps` runs in a round after the warm-up."""
+    return {
+        "begin": 1,
+        "inversion": config.synthesis.inner_steps,
+        "store": 1,
+        "distillation": config.schedule.distill_steps,
+    }
+
+
+def share(state: TrainState, devices: int) -> TrainState:
+    """Shapes of the state on one device: its rows of `Sharded` parts, and all of the rest."""
+
+    def rows(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((math.ceil(x.shape[0] / devices), *x.shape[1:]), x.dtype)
+
+    return jax.tree.map(
+        lambda x: jax.tree.map(rows, x) if isinstance(x, Sharded) else x,
+        state,
+        is_leaf=lambda x: isinstance(x, Sharded),
+    )
+
+
+def flops(config: ConfigDict, inputs: build.Inputs) -> dict[str, float]:
+    """FLOPs of each step at the config's batches, on one device."""
+    return {
+        name: float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
+        for name, (step, arguments) in steps(config, inputs).items()
+    }
+
+
+def model(config: ConfigDict, inputs: build.Inputs) -> Callable[[int], dict[str, Cost]]:
+    """Number of devices -> cost of each step on one of them, at the config's global batches.
+
+    FLOPs are taken as a line in the batch: what belongs to its rows is divided by the devices, what
+    does not (optimisers, the sampler over all slots) is done by each.
+    """
+    whole, half = flops(config, inputs), flops(_halved(config), inputs)
+    fixed = {name: max(0.0, 2 * half[name] - whole[name]) for name in whole}
+    passed = {name: payload(*program) for name, program in steps(config, inputs, devices=2).items()}
+
+    def on(devices: int) -> dict[str, Cost]:
+        return {
+            name: Cost(
+                fixed[name] + (whole[name] - fixed[name]) / devices,
+                (devices - 1) / devices * passed[name][0],
+                passed[name][1] if devices > 1 else 0,
+            )
+            for name in whole
+        }
+
+    return on
+
+
+def a_round(config: ConfigDict, each: dict[str, Cost]) -> Cost:
+    """Cost of a round from those of its steps."""
+    times = repetitions(config)
+    return sum((cost.times(times[name]) for name, cost in each.items()), Cost(0, 0, 0))
+
+
+def payload(step: Callable, arguments: tuple) -> tuple[float, int]:
+    """(bytes, collectives) of a step: of D devices in a ring, each sends (D - 1) / D of the bytes.
+
+    A sum goes around twice, once to be formed and once to be told. The step is traced for two
+    devices, whose number changes none of these.
+    """
+    closed = jax.make_jaxpr(step, axis_env=_axes(2))(*arguments)
+    passed, number = 0.0, 0
+    for equation in _equations(closed.jaxpr):
+        name = equation.primitive.name
+        if name.startswith(("psum", "pmin", "pmax")):
+            passed += 2 * _bytes(equation.invars)
+        elif name == "reduce_scatter":
+            passed += _bytes(equation.invars)
+        elif name == "all_gather":
+            passed += _bytes(equation.outvars)
+        else:
+            continue
+        number += 1
+    return passed, number
+
+
+def _axes(devices: int) -> list[tuple[str, int]]:
+    return [(parallel.AXIS, devices)] if devices > 1 else []
+
+
+def _halved(config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    for part in (config.synthesis, config.student):
+        part.batch //= 2
+    return config
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from _equations(inner)
+
+
+def _bytes(variables: list) -> int:
+    return sum(math.prod(v.aval.shape) * v.aval.dtype.itemsize for v in variables)
