@@ -12,9 +12,9 @@ def get_config() -> ConfigDict:
     config.task.name = "segmentation"
     config.teacher.update(model="deeplabv3_resnet_small", epochs=10, batch=16, lr=0.1, shift=6)
     config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0)
-    config.synthesis.update(batch=32, inner_steps=3, width=16, doublings=3, latent=128)
+    config.synthesis.update(batch=32, inner_steps=8, width=16, doublings=3, latent=128, bn=2.0, oh=2.0, adv=4.0)
     config.buffer.update(size=300, half_life=10.0)
-    config.views.update(count=4, flip=True, shift=4)
+    config.views.update(count=4, flip=False, shift=4)
     config.sampler.name = "uniform"
-    config.schedule.update(rounds=60, warmup=6, distill_steps=40, evaluate_every=6)
+    config.schedule.update(rounds=50, warmup=10, distill_steps=75, evaluate_every=5)
     return config

@@ -1,4 +1,4 @@
-"""Accuracy of a saved teacher or student on the real test images of a config.
+"""Scores of a saved teacher or student on the real test images of a config.
 
 python experiments/evaluate.py --config=configs/digits.py --checkpoint=runs/digits/student
 """

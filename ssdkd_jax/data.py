@@ -11,7 +11,7 @@ import numpy as np
 
 from ssdkd_jax import scenes
 
-SCENES = {"train": 3000, "test": 500}
+SCENES = {"train": 4500, "test": 500}
 SCENE_SIZE = 64
 
 
@@ -99,7 +99,7 @@ def cifar100(folder: str = "") -> Dataset:
 
 
 def scattered(folder: str = "") -> Dataset:
-    """Scenes 64x64x1 of digits, or of Fashion-MNIST where `folder` holds it; 3,000 to train and 500 to test.
+    """Scenes 64x64x1 of digits, or of Fashion-MNIST where `folder` holds it; 4,500 to train and 500 to test.
 
     The items of the two splits are those of the two splits of their set. Class 0 is the ground.
     """

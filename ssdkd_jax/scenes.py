@@ -10,7 +10,7 @@ GROUND = 0
 ITEMS = (2, 3)  # that a scene is offered, both included
 SCALE = (0.45, 0.75)  # side of an item, of the scene's
 VISIBLE = 0.5  # an item covers a pixel from this opacity
-COVERED = 0.25  # no item may hide more than this of what is seen of another
+COVERED = 0.15  # no item may hide more than this of what is seen of another
 TRIES = 8  # places that an item is offered before it is left out
 
 
@@ -61,7 +61,7 @@ def placed(rng: np.random.Generator, image: np.ndarray, owner: np.ndarray) -> np
     side = round(size * rng.uniform(*SCALE))
     item = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) / 255
     for _ in range(TRIES):
-        top, left = rng.integers(-side // 5, size - 4 * side // 5, 2)
+        top, left = rng.integers(-side // 8, size - 7 * side // 8, 2)
         rows, columns = (slice(max(start, 0), min(start + side, size)) for start in (top, left))
         opacity = np.zeros((size, size))
         opacity[rows, columns] = item[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]

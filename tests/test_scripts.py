@@ -196,3 +196,21 @@ def test_train_teacher_leaves_what_distill_finds(tmp_path, cache):
     assert "teacher" not in json.loads((tmp_path / "summary.json").read_text())["seconds"]
     after = saved.load(tmp_path / "teacher", "tiny:Tiny").variables
     np.testing.assert_array_equal(before["params"]["Dense_0"]["kernel"], after["params"]["Dense_0"]["kernel"])
+
+
+@pytest.mark.slow
+def test_scenes_leave_masks_and_a_table_of_iou(tmp_path, cache):
+    fields = dict(teacher__model="tiny:Pixels", student__model="tiny:Pixels", teacher__epochs=1, yardstick_steps=2)
+    config = ROOT / "configs" / "scenes.py"
+    code, out, err = finish(start(cache, "distill.py", f"--workdir={tmp_path}", *overrides(**fields), config=config))
+    assert code == 0, err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for name in ("teacher_miou", "student_miou", "real_subset_miou"):
+        assert 0 < summary[name] < 1
+    assert f"student_miou {summary['student_miou']:.4f}" in out.strip().splitlines()[-1]
+    for name in ("synthetic.png", "accuracy.png", "histograms.png", "masks.png", "synthetic_masks.png"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    table = [line.split(",") for line in (tmp_path / "iou.csv").read_text().splitlines()]
+    assert [row[0] for row in table] == ["class", "ground", *map(str, range(10)), "mean"]
+    assert float(table[-1][2]) == pytest.approx(summary["student_miou"], abs=1e-4)
+    assert summary["curve"][-1]["miou"] == summary["student_miou"]

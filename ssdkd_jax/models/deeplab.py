@@ -62,8 +62,8 @@ class MobileNetV2(nn.Module):
         stem: channels of the stem.
         output_stride: pixels per feature; a group that would exceed it is dilated instead. At least 2.
         norm: the BatchNorm.
-        dilate_at_once: whether the blocks of a group that is dilated for its stride keep the dilation
-            before it (DFAD), rather than all but the first taking the new one (CMI).
+        dilate_later: whether a group that is dilated for its stride keeps the dilation before it
+            throughout (DFAD), rather than in its first block alone (CMI).
         pad_stem, pad_first: where zeros are added, see `mobilenetv2.Block`.
     """
 
