@@ -14,6 +14,7 @@ from ssdkd_jax import runtime
 runtime.prepare()
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def main() -> None:
         images = given_images(config, dataset)
         job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
-    state, curve = distill(config, workdir, job, first, teacher, dataset, clock)
+    show = exhibition(job, teacher)
+    state, curve = distill(config, workdir, job, first, teacher, dataset, show, clock)
     student_accuracy = curve[-1]["accuracy"]
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
@@ -79,7 +81,7 @@ def main() -> None:
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
-        write_report(workdir, config, exhibits(job, state, teacher), job, summary, curve)
+        write_report(workdir, config, show(state), job, summary, curve)
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
@@ -105,6 +107,7 @@ def distill(
     first: train.TrainState,
     teacher: dict,
     dataset: data.Dataset,
+    show: Callable[[train.TrainState], Shown],
     clock: report.Stopwatch,
 ) -> tuple[train.TrainState, list[dict]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics."""
@@ -132,7 +135,7 @@ def distill(
                 spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
                 curve.append({"round": number, "seconds": clock.total, **spent, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
-                board.image("synthetic", grid(exhibits(job, state, teacher), job), number)
+                board.image("synthetic", grid(show(state), job), number)
             shown = {"accuracy": curve[-1]["accuracy"]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
@@ -155,12 +158,17 @@ def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
     ]
 
 
-def exhibits(job: build.Job, state: train.TrainState, teacher: dict) -> Shown:
-    """What the student is taught from, on the host: the rows of all devices that hold an image."""
+def exhibition(job: build.Job, teacher: dict) -> Callable[[train.TrainState], Shown]:
+    """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+    program = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
     key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
-    show = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
-    rows = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), show(state.method, teacher, key))
-    return jax.tree.map(lambda x: x[rows.label >= 0], rows)
+
+    def show(state: train.TrainState) -> Shown:
+        rows = program(state.method, teacher, key)
+        rows = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), rows)
+        return jax.tree.map(lambda x: x[rows.label >= 0], rows)
+
+    return show
 
 
 def grid(rows: Shown, job: build.Job) -> np.ndarray:
