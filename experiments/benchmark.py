@@ -51,7 +51,13 @@ def main() -> None:
 def compare(
     workdir: Path, config: ConfigDict, methods: list[str], seeds: int, budgets: list[str], clock: str
 ) -> dict[str, dict[str, list[dict]]]:
-    """Budget -> method -> the summaries of its seeds."""
+    """Budget -> method -> the summaries of its seeds.
+
+    Raises:
+        ValueError: where `config` already is another method's, or a budget is malformed.
+    """
+    if config.method.name != "ssdkd":
+        raise ValueError(f"The config is already that of '{config.method.name}'; name it without a method.")
     config = runs.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
     results: dict[str, dict[str, list[dict]]] = {budget: {} for budget in budgets}

@@ -56,6 +56,9 @@ CLOCK = flags.DEFINE_enum(
 )
 
 
+NOT_SCORES = ("round", "seconds", "synthesis", "distillation")  # of a point of the curve
+
+
 def main() -> None:
     """Claim the folder, and run."""
     workdir = Path(common.WORKDIR.value)
@@ -76,10 +79,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         images = given_images(config, dataset)
         job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
-    exhibits = exhibition(job)
-    state, curve, skipped = distill(config, workdir, job, first, teacher, dataset, exhibits, clock)
+    show = exhibition(job, teacher)
+    state, curve, skipped = distill(config, workdir, job, first, teacher, dataset, show, clock)
     parallel.check_replicated(state)
-    score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in ("round", "seconds")}
+    score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in NOT_SCORES}
     folder = workdir / "student"
     student = parallel.to_host(state.student.variables)
     saved.save(folder, student, common.note(config.student.model, inputs, **{score: student_scores[score]}))
@@ -110,7 +113,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
-        rows = exhibits(state, teacher)
+        rows = show(state)
         write_report(workdir, config, rows, job, summary, curve)
         if dataset.test_labels.ndim > 1:
             networks = (network, variables), (job.network, student)
@@ -140,7 +143,7 @@ def distill(
     first: train.TrainState,
     teacher: dict,
     dataset: data.Dataset,
-    exhibits: Callable[[train.TrainState, dict], Shown],
+    show: Callable[[train.TrainState], Shown],
     clock: report.Stopwatch,
 ) -> tuple[train.TrainState, list[dict], dict[str, int]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics; then skipped steps by stage."""
@@ -169,7 +172,7 @@ def distill(
                 spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
                 curve.append({"round": number, "seconds": clock.total, **spent, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)
-                board.image("synthetic", grid(exhibits(state, teacher), job), number)
+                board.image("synthetic", grid(show(state), job), number)
             shown = {job.task.score: curve[-1][job.task.score]} if curve else {}
             advance(metrics | shown)
             board.scalars(metrics, number)
@@ -198,16 +201,16 @@ def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
     ]
 
 
-def exhibition(job: build.Job) -> Callable[[train.TrainState, dict], Shown]:
-    """(state, teacher) -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+def exhibition(job: build.Job, teacher: dict) -> Callable[[train.TrainState], Shown]:
+    """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+    program = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
     key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
-    show = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
 
-    def exhibits(state: train.TrainState, teacher: dict) -> Shown:
-        rows = parallel.to_host(Sharded(rows=show(state.method, teacher, key))).rows
+    def show(state: train.TrainState) -> Shown:
+        rows = parallel.to_host(Sharded(rows=program(state.method, teacher, key))).rows
         return jax.tree.map(lambda x: x[rows.label >= 0], rows)
 
-    return exhibits
+    return show
 
 
 def grid(rows: Shown, job: build.Job) -> np.ndarray:

@@ -13,12 +13,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, dispatch, parallel, train
+from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.types import Network, TrainState, Variables
 
 
 def filled_state(job: build.Job, seed: int) -> TrainState:
-    """A first state, on the devices, whose buffer is full of noise images of all classes."""
+    """A first state, on the devices, whose buffer is full of noise images of all classes.
+
+    Raises:
+        ValueError: for another method than SSD-KD.
+    """
     state = train.init(job.method, job.network, job.tx, seed)
+    if not isinstance(state.method, ssdkd.State):
+        raise ValueError("Only SSD-KD's steps are profiled; set method.name = 'ssdkd' and measure_unit = False.")
     buffer, rng = state.method.buffer, np.random.default_rng(seed)
     rows = buffer.shards.rows
     noise = jnp.asarray(rng.integers(0, 256, rows.images.shape, np.uint8))

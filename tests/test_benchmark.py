@@ -73,25 +73,45 @@ def test_a_budget_of_seconds_is_filled_at_the_measured_pace(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_whole_evidence_is_written_and_not_run_twice(tmp_path, cache):
+@pytest.mark.parametrize(("parts", "lines"), [(("benchmark", "pictures"), 3), (("real",), 3), (("scale",), 5)])
+def test_each_part_of_the_evidence_is_written_and_not_run_twice(tmp_path, cache, parts, lines):
     fields = {"teacher__model": "tiny:Tiny", "synthesis__batch": 16, "student__batch": 16, "schedule__distill_steps": 2}
     arguments = [
         f"--workdir={tmp_path}",
         *test_scripts.overrides(**fields),
         *("--seeds=1", "--budgets=4", "--methods=ssdkd,dafl,real_small", "--steps=4"),
+        *(f"--parts={part}" for part in parts),
     ]
-    for part in ("benchmark", "scale", "real", "pictures"):
-        arguments.append(f"--parts={part}")
     code, out, err = test_scripts.finish(test_scripts.start(cache, "evidence.py", *arguments))
     assert code == 0, err
-    assert len(out.strip().splitlines()) == 3 + 5 + 3
-    for name in ("accuracy_4.png", "times_4.png", "scale.png", "histograms.png", "grids.png"):
-        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    found = json.loads((tmp_path / "benchmark.json").read_text())["budgets"]["4"]
-    assert found.keys() == {"ssdkd", "dafl", "real_small"}
-    assert found["real_small"][0]["images"] == 0
-    assert [run["steps"] for (run,) in found.values()] == [4, 5, 4]
-    real = (tmp_path / "real.md").read_text()
-    assert all(len(line.split("|")) == 4 for line in real.strip().splitlines())
+    assert len(out.strip().splitlines()) == lines
+    for path in tmp_path.glob("*.png"):
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    CHECKS[parts[0]](tmp_path)
     code, out, err = test_scripts.finish(test_scripts.start(cache, "evidence.py", *arguments))
     assert (code, out) == (0, ""), err
+
+
+def check_benchmark(folder):
+    assert {path.name for path in folder.glob("*.png")} == {f"{n}.png" for n in ("accuracy_4", "times_4", *PICTURES)}
+    found = json.loads((folder / "benchmark.json").read_text())["budgets"]["4"]
+    assert found.keys() == {"ssdkd", "dafl", "real_small"}
+    assert found["real_small"][0]["images"] == 0
+    assert [run["steps"] for (run,) in found.values()] == [4, 4, 4]
+    assert all(run["synthesis"] + run["distillation"] > 0 and run["compilation"] > 0 for (run,) in found.values())
+
+
+def check_real(folder):
+    rows = (folder / "real.md").read_text().strip().splitlines()[2:]
+    assert len(rows) == 5
+    assert all(0 <= float(row.split("|")[2]) <= 100 for row in rows)
+
+
+def check_scale(folder):
+    found = json.loads((folder / "scale.json").read_text())
+    assert [run["buffer_size"] for (run,) in found.values()] == [13, 26, 65, 130, 259]
+    assert (folder / "scale.png").exists()
+
+
+PICTURES = ("histograms", "grids")
+CHECKS = {"benchmark": check_benchmark, "real": check_real, "scale": check_scale}

@@ -172,7 +172,9 @@ def test_presets_keep_the_students_steps_and_name_the_nearest():
     for name in presets.PRESETS:
         planned = build.student_steps(presets.apply(defaults.default(), name))
         assert steps <= planned <= 1.25 * steps, name
-    assert presets.fast_weights("resnet34") == (1.33, 0.5)
+    chosen = defaults.cifar("cifar10", "resnet34_resnet18,fast_dfkd_5")
+    assert (chosen.method.name, chosen.synthesis.adv, chosen.synthesis.oh) == ("fast_dfkd", 1.33, 0.5)
+    assert (chosen.synthesis.lr_generator, chosen.synthesis.lr_latent, chosen.synthesis.lr_meta) == (3e-3, 0.01, 0.015)
     assert presets.fast_weights("vgg11") == (1.0, 0.5)
     with pytest.raises(ValueError, match="Unknown method 'daffl'; did you mean 'dafl'"):
         presets.apply(base, "daffl")

@@ -56,19 +56,20 @@ def make_synthesis(
     """Invert from the meta start; the statistics of the round's last batch enter the smoothed ones."""
     loss = make_loss(s, models, task, axis)
 
-    def momentum_of(state: bank.State) -> Array:
-        return jnp.where(state.pool.round > 0, momentum, 0.0)
-
     def begin(state: bank.State, key: Key) -> inversion.Work:
         work = pool.synthesis.begin(state.pool, key)
-        adv = jnp.where(state.pool.round >= adv_from, s.weights.adv, 0.0)
-        extra = {"smoothed": state.own, "momentum": momentum_of(state), "adv": adv, "last": state.own}
+        extra = {
+            "smoothed": state.own,
+            "momentum": jnp.where(state.pool.round > 0, momentum, 0.0),
+            "adv": jnp.where(state.pool.round >= adv_from, s.weights.adv, 0.0),
+            "last": state.own,
+        }
         return work.replace(extra=extra)
 
     def finish(
         work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[bank.State, Metrics]:
-        m = momentum_of(state)
+        m = work.extra["momentum"]
         own = jax.tree.map(lambda old, new: m * old + (1 - m) * new, state.own, work.extra["last"])
         stored, metrics = pool.synthesis.finish(work, state.pool, teacher_variables, student, key)
         return bank.State(pool=stored, own=own), metrics

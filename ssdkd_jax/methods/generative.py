@@ -12,7 +12,7 @@ A round is one or a few generator steps, then some student steps, each on images
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -128,18 +128,31 @@ def make_loss(s: Settings, models: inversion.Models, task: Task, axis: str | Non
         (f_t, moments), features = observe.layers(look, nn.Dense)
         f_s = models.student.apply(student_variables, seen)
 
-        terms = Weights(
-            bn=inversion.match(moments),
-            oh=task.target_loss(f_t, f_t.argmax(-1)).mean(),
-            adv=-s.divergence(f_t, f_s).mean(),
-            balance=peer_losses.class_balance(task.class_probabilities(f_t), axis),
-            activation=peer_losses.activation(features[-1]).mean(),
-        )
-        active = {name: term for name, term in terms._asdict().items() if getattr(s.weights, name)}
+        terms = {
+            "bn": lambda: inversion.match(moments),
+            "oh": lambda: task.target_loss(f_t, f_t.argmax(-1)).mean(),
+            "adv": lambda: -s.divergence(f_t, f_s).mean(),
+            "balance": lambda: peer_losses.class_balance(task.class_probabilities(f_t), axis),
+            "activation": lambda: peer_losses.activation(last(features)).mean(),
+        }
+        active = {name: term() for name, term in terms.items() if getattr(s.weights, name)}
         total = jnp.sum(jnp.stack([getattr(s.weights, name) * term for name, term in active.items()]))
         return total, (x, variables, {"inversion": total, **active})
 
     return loss
+
+
+def last(features: Sequence[Array]) -> Array:
+    """The input of the classifier.
+
+    Raises:
+        ValueError: where the teacher has no Dense layer.
+    """
+    if not features:
+        raise ValueError(
+            "The activation term reads the input of a Dense layer, but the teacher has none; switch it off."
+        )
+    return features[-1]
 
 
 def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Callable[..., Batch]:
