@@ -44,6 +44,11 @@ def adversarial(teacher_logits: Array, student_logits: Array) -> Array:
     return -1.0 * agree * kl_divergence(teacher_logits, student_logits)
 
 
+def widened(x: Array) -> Array:
+    """As float32 where it was narrower: what a layer answered in bfloat16 is reduced in float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Moments(NamedTuple):
     """Mean and biased variance of a BatchNorm's input, beside its running ones; all [features]."""
 
@@ -60,7 +65,7 @@ def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
         x: [..., features].
         axis: pmap axis name, or None.
     """
-    over, x = tuple(range(x.ndim - 1)), x.astype(jnp.float32)
+    over, x = tuple(range(x.ndim - 1)), widened(x)
     mean = parallel.mean(x.mean(over), axis)
     return mean, parallel.mean(jnp.square(x - mean).mean(over), axis)
 

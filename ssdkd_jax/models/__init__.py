@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssdkd_jax import losses
 from ssdkd_jax.models import mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
@@ -83,16 +84,19 @@ def bind(
     def init(key: Key) -> Variables:
         return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape)), False))(key)
 
+    def narrow(x: Array) -> Array:
+        return x if compute == "float32" else x.astype(compute)
+
     def arguments(variables: Variables, inputs: Array) -> tuple[Variables, Array]:
-        params = jax.tree.map(lambda p: p.astype(compute), variables["params"])
-        return {**variables, "params": params}, ((inputs - shift) / scale).astype(compute)
+        params = jax.tree.map(narrow, variables["params"])
+        return {**variables, "params": params}, narrow((inputs - shift) / scale)
 
     def apply(variables: Variables, inputs: Array) -> Array:
-        return module.apply(*arguments(variables, inputs), False).astype(jnp.float32)
+        return losses.widened(module.apply(*arguments(variables, inputs), False))
 
     def train(variables: Variables, inputs: Array) -> tuple[Array, Variables]:
         outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"])
-        return outputs.astype(jnp.float32), {**variables, **updated}
+        return losses.widened(outputs), {**variables, **updated}
 
     return Network(init, apply, train)
 
