@@ -8,10 +8,11 @@ accelerator follow the seconds of a round on any number of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend.core
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, parallel, train
@@ -27,7 +28,7 @@ class Device(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Of one device: FLOPs, bytes sent, collectives started."""
+    """Of one device: FLOPs, bytes sent, collectives that wait for one another."""
 
     flops: float
     bytes: float
@@ -126,25 +127,42 @@ def a_round(config: ConfigDict, each: dict[str, Cost]) -> Cost:
 
 
 def payload(step: Callable, arguments: tuple) -> tuple[float, int]:
-    """(bytes, collectives) of a step: of D devices in a ring, each sends (D - 1) / D of the bytes.
+    """(bytes, collectives in a row) of a step: of D devices in a ring, each sends (D - 1) / D of the bytes.
 
-    A sum goes around twice, once to be formed and once to be told. The step is traced for two
-    devices, whose number changes none of these.
+    A sum goes around twice, once to be formed and once to be told. Collectives that do not wait for
+    one another count as one, since XLA combines them: the second number is their longest chain. The
+    step is traced for two devices, whose number changes none of these.
     """
     closed = jax.make_jaxpr(step, axis_env=_axes(2))(*arguments)
-    passed, number = 0.0, 0
-    for equation in _equations(closed.jaxpr):
-        name = equation.primitive.name
-        if name.startswith(("psum", "pmin", "pmax")):
-            passed += 2 * _bytes(equation.invars)
-        elif name == "reduce_scatter":
-            passed += _bytes(equation.invars)
-        elif name == "all_gather":
-            passed += _bytes(equation.outvars)
-        else:
-            continue
-        number += 1
-    return passed, number
+    passed, ends = _followed(closed.jaxpr, [0] * len(closed.jaxpr.invars))
+    return passed, max(ends, default=0)
+
+
+def _followed(jaxpr: Any, starts: list[int]) -> tuple[float, list[int]]:
+    """Bytes of all collectives of a program, and how many in a row stand before each of its results."""
+    before, passed = dict(zip(jaxpr.invars, starts, strict=True)), 0.0
+    for equation in jaxpr.eqns:
+        depths = [0 if isinstance(v, jax.extend.core.Literal) else before.get(v, 0) for v in equation.invars]
+        sent = _passed(equation)
+        ends = [max(depths, default=0) + (sent > 0)] * len(equation.outvars)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            same = len(inner.invars) == len(depths)
+            more, inner_ends = _followed(inner, depths if same else [max(depths, default=0)] * len(inner.invars))
+            sent += more
+            ends = inner_ends if same and len(inner_ends) == len(ends) else [max([*ends, *inner_ends])] * len(ends)
+        passed += sent
+        before |= dict(zip(equation.outvars, ends, strict=True))
+    return passed, [0 if isinstance(v, jax.extend.core.Literal) else before.get(v, 0) for v in jaxpr.outvars]
+
+
+def _passed(equation: Any) -> float:
+    """Bytes of a collective, 0 for everything else."""
+    name = equation.primitive.name
+    if name.startswith(("psum", "pmin", "pmax")):
+        return 2 * _bytes(equation.invars)
+    if name == "reduce_scatter":
+        return _bytes(equation.invars)
+    return _bytes(equation.outvars) if name == "all_gather" else 0
 
 
 def _axes(devices: int) -> list[tuple[str, int]]:
@@ -156,13 +174,6 @@ def _halved(config: ConfigDict) -> ConfigDict:
     for part in (config.synthesis, config.student):
         part.batch //= 2
     return config
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from _equations(inner)
 
 
 def _bytes(variables: list) -> int:

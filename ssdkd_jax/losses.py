@@ -44,6 +44,11 @@ def adversarial(teacher_logits: Array, student_logits: Array) -> Array:
     return -1.0 * agree * kl_divergence(teacher_logits, student_logits)
 
 
+def widened(x: Array) -> Array:
+    """As float32 where it was narrower: what a layer answered in bfloat16 is reduced in float32."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 class Moments(NamedTuple):
     """Mean and biased variance of a BatchNorm's input, beside its running ones; all [features]."""
 

@@ -26,6 +26,16 @@ def test_bytes_of_a_collective_are_those_of_the_ring(step, passed):
     assert cost.payload(step, (X,)) == (passed, int(passed > 0))
 
 
+def test_collectives_that_wait_for_one_another_are_counted_one_by_one_and_others_together():
+    def total(x):
+        return lax.psum(x, parallel.AXIS)
+
+    def chain(x):
+        return jax.jit(lambda y: total(lax.sin(total(y))))(total(x)), total(x), total(2 * x)
+
+    assert cost.payload(chain, (X,)) == (5 * 2 * 240, 3)
+
+
 def test_a_batch_gathered_from_shards_passes_as_many_bytes_as_it_has():
     slots = jax.ShapeDtypeStruct((16,), "int32")
     assert cost.payload(lambda x, s: parallel.take_rows(x, s, parallel.AXIS), (X, slots)) == (16 * 40, 1)

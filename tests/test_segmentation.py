@@ -150,9 +150,8 @@ INPUTS = build.Inputs(tiny.SHAPE, tiny.CLASSES, (0.4,), (0.3,))
 
 
 def dense_config(**fields):
-    return tiny.make_config(
-        task__name="segmentation", teacher__model="tiny:Pixels", student__model="tiny:Pixels", **fields
-    )
+    models = {"teacher__model": "tiny:Pixels", "student__model": "tiny:Pixels", "student__attention": 0.0}
+    return tiny.make_config(task__name="segmentation", **models, **fields)
 
 
 def test_a_round_of_the_method_fills_the_buffer_and_teaches_the_student():

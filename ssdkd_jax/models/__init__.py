@@ -84,12 +84,12 @@ def bind(
     def init(key: Key) -> Variables:
         return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape)), False))(key)
 
+    def narrow(x: Array) -> Array:
+        return x if compute == "float32" else x.astype(compute)
+
     def arguments(variables: Variables, inputs: Array) -> tuple[Variables, Array]:
-        x = (inputs - shift) / scale
-        if compute == "float32":
-            return variables, x
-        params = jax.tree.map(lambda p: p.astype(compute), variables["params"])
-        return {**variables, "params": params}, x.astype(compute)
+        params = jax.tree.map(narrow, variables["params"])
+        return {**variables, "params": params}, narrow((inputs - shift) / scale)
 
     def apply(variables: Variables, inputs: Array) -> Array:
         return losses.widened(module.apply(*arguments(variables, inputs), False))
