@@ -58,11 +58,6 @@ class Moments(NamedTuple):
     running_var: Array
 
 
-def widened(x: Array) -> Array:
-    """In float32 at least, whatever half precision it was computed in."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
     """Mean and biased variance over all axes but the last, and over the devices.
 
