@@ -85,6 +85,7 @@ def main() -> None:
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
+        "peak_device_memory_bytes": report.peak_device_memory_bytes(),
         "devices": [str(device) for device in jax.local_devices()],
         "versions": report.versions(),
         "clock": CLOCK.value,
