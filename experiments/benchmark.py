@@ -3,8 +3,9 @@
     python experiments/benchmark.py --config=configs/digits.py --workdir=runs/benchmark --seeds=3 --budgets=60s,600
 
 A budget is seconds of synthesis and distillation (60s) or distillation steps (600); compilation and evaluation are
-counted apart. How many rounds fit into a time is measured first, in a short run of each method. Every run is a process
-of distill.py; started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots.
+counted apart. How many rounds fit into a time is measured first, in a short run of each method. Peak memory is that of
+the accelerator where there is one, else of the process, compilation included. Every run is a process of distill.py;
+started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots.
 
 On a machine that others use, --clock=cpu counts processor seconds; pin the process to one core for them to mean time.
 """
@@ -123,7 +124,7 @@ def record(summary: dict) -> dict:
         "steps": summary["distillation_steps"],
         "rounds": summary["config"]["schedule"]["rounds"],
         "images": summary["synthetic_images"],
-        "peak_memory_bytes": summary["peak_memory_bytes"],
+        "peak_memory_bytes": summary.get("peak_device_memory_bytes") or summary["peak_memory_bytes"],
         "seed": summary["seed"],
         "clock": summary["clock"],
     }

@@ -121,6 +121,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     summary |= {
         "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
+        "peak_device_memory_bytes": report.peak_device_memory_bytes(),
         "devices": [str(device) for device in jax.devices()],
         "versions": report.versions(),
         "clock": CLOCK.value,

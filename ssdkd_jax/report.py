@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
+import jax
 import matplotlib
 import numpy as np
 from tensorboardX import SummaryWriter
@@ -146,3 +147,9 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_device_memory_bytes() -> int | None:
+    """Most memory that any accelerator held so far; None on a CPU, which keeps no count."""
+    held = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max((stats.get("peak_bytes_in_use", 0) for stats in held), default=0) or None
