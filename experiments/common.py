@@ -55,7 +55,7 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
 
     def guarded(_: Sequence[str]) -> None:
         try:
-            if COORDINATOR.value or hosts.asked_for():
+            if COORDINATOR.value or HOSTS.value or hosts.asked_for():
                 address = "" if COORDINATOR.value == "auto" else COORDINATOR.value
                 hosts.join(address, HOSTS.value, HOST.value)
             main()

@@ -48,6 +48,7 @@ def costs():
     return cfg, {devices: model(devices) for devices in (1, 8)}
 
 
+@pytest.mark.slow
 def test_one_device_sends_nothing_and_eight_send_at_least_the_gradients(costs):
     _, found = costs
     assert all(value.bytes == value.collectives == 0 for value in found[1].values())
@@ -57,6 +58,7 @@ def test_one_device_sends_nothing_and_eight_send_at_least_the_gradients(costs):
     assert found[8]["begin"].bytes == 0
 
 
+@pytest.mark.slow
 def test_work_on_rows_is_shared_and_the_rest_is_not(costs):
     _, found = costs
     for name in ("inversion", "store", "distillation"):
@@ -65,6 +67,7 @@ def test_work_on_rows_is_shared_and_the_rest_is_not(costs):
     assert found[1]["distillation"].flops > 2 * convolution
 
 
+@pytest.mark.slow
 def test_seconds_of_a_round_are_those_of_its_steps(costs):
     cfg, found = costs
     device = cost.Device(flops=1e9, bandwidth=1e6, latency=1e-3)
