@@ -19,8 +19,8 @@ def get_config(method: str = "ssdkd") -> ConfigDict:
     config = defaults.default()
     config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
     config.teacher.update(model="wrn16_2", epochs=8, batch=128, lr=0.2, flip=True)
-    config.student.update(model="wrn16_1", batch=128)
-    config.synthesis.update(batch=128, inner_steps=3, width=32, latent=256, class_code=4.0, oh=1.0, adv=2.0)
+    config.student.update(model="wrn16_1", batch=128, temperature=20.0, lr=0.2, weight_decay=1e-4, attention=250.0)
+    config.synthesis.update(batch=128, inner_steps=3, width=32, latent=256, class_code=2.0, oh=1.0, adv=8.0)
     config.buffer.update(size=6000, half_life=20.0)
     config.sampler.name = "uniform"
     config.schedule.update(rounds=110, warmup=10, distill_steps=34, evaluate_every=14)
