@@ -21,7 +21,8 @@ def skipping(step: Step, stage: str, axis: str | None) -> Step:
 
     That is where a metric is not finite, or a number of the carry was and is no longer, on any
     device. Counters and keys of the carry go on, so that the next step is another one. A finite
-    step is unchanged to the bit. The metrics say 1 or 0 under STAGE_skipped.
+    step is the step itself, but that XLA may fuse the choice with it and so round some sum the other
+    way. The metrics say 1 or 0 under STAGE_skipped.
     """
 
     def run(carry: Any, *fixed: Any) -> tuple[Any, Metrics]:
