@@ -10,6 +10,8 @@ import zoo_weights
 from ssdkd_jax import models, teacher
 from ssdkd_jax.models import torch_import, torch_layout
 
+SAME_KEYS = ("deeplabv3_resnet50_os16", "deeplabv3_mobilenet_os16")  # as those of output stride 8
+MARKED = [pytest.param(name, marks=[pytest.mark.slow] * (name in SAME_KEYS)) for name in deeplab_weights.NAMES]
 SMALL = ("deeplabv3_resnet_small", "deeplabv3_resnet_tiny")
 
 
@@ -25,7 +27,7 @@ def state_of(name):
     return {key: zoo_weights.array(key, value.shape) for key, value in empty.items()}, like
 
 
-@pytest.mark.parametrize("name", deeplab_weights.NAMES)
+@pytest.mark.parametrize("name", MARKED)
 def test_keys_and_shapes_are_those_recorded_of_pytorch(name):
     state, _ = state_of(name)
     assert zoo_weights.digest(state) == deeplab_weights.recorded(name)["keys"]

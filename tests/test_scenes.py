@@ -45,10 +45,10 @@ def test_items_come_in_several_sizes_and_at_the_border(items):
 
 def test_no_item_hides_more_than_a_part_of_another():
     rng, owner = np.random.default_rng(0), np.zeros((SIZE, SIZE), int)
-    owner[8:24, 8:24] = 1
+    owner[:12, :12] = 1
     image = np.full((8, 8), 255, np.uint8)
     placed = [scenes.placed(rng, image, owner) for _ in range(60)]
-    hidden = [((opacity > scenes.VISIBLE) & (owner == 1)).sum() / 256 for opacity in placed if opacity is not None]
+    hidden = [((opacity > scenes.VISIBLE) & (owner == 1)).sum() / 144 for opacity in placed if opacity is not None]
     assert 0 < max(hidden) <= scenes.COVERED
 
 

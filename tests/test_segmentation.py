@@ -45,6 +45,15 @@ def test_target_loss_asks_for_the_likeliest_pixels_alone(logits):
     assert (np.abs(gradient).reshape(3, -1, C).max(-1) > 0).sum(1).tolist() == [3, 3, 3]
 
 
+def test_a_class_that_is_never_predicted_does_not_take_half_of_the_requests():
+    asked = np.array([0.5, *[0.05] * 10], np.float32)
+    counts = np.bincount(TASK.targets(jax.random.key(0), jnp.asarray(asked), 1100), minlength=11)
+    capped = np.array([2 / 11, *[0.05] * 10])
+    np.testing.assert_allclose(counts, 1100 * capped / capped.sum(), atol=1.01)
+    even = np.bincount(TASK.targets(jax.random.key(0), jnp.full(11, 1 / 11), 1100), minlength=11)
+    np.testing.assert_allclose(even, 100, atol=1.01)
+
+
 def painted(*counts):
     """Logits of an image [1, 10, 10, C] with `counts` pixels of each class, at probability 0.7 where it stands."""
     labels = np.repeat(np.arange(C), counts).reshape(1, 10, 10)
