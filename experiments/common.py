@@ -78,37 +78,39 @@ def note(model: str, inputs: build.Inputs, **more: float) -> dict:
     }
 
 
-def load_teacher(config: ConfigDict, folder: Path, inputs: build.Inputs) -> tuple[build.Network, dict]:
-    """A saved teacher, checked against the data.
+def load_model(folder: str | Path, model: str | None, inputs: build.Inputs) -> saved.Saved:
+    """A saved model, checked against the data.
+
+    Args:
+        model: its name; None takes the one that was saved with it.
 
     Raises:
-        ValueError: where it is of another architecture, class count or image shape than configured.
+        FileNotFoundError, ValueError: as `saved.load`; or where it is of another class count or image shape.
     """
-    teacher = saved.load(folder, config.teacher.model)
-    if teacher.note["classes"] != inputs.classes:
+    found = saved.load(folder, model)
+    if found.note["classes"] != inputs.classes:
         raise ValueError(
-            f"The teacher in {folder} knows {teacher.note['classes']} classes, but the data and the student "
-            f"have {inputs.classes}; use a teacher of the same classes."
+            f"The model in {folder} knows {found.note['classes']} classes, but the data have {inputs.classes}; "
+            "use a model of the same classes."
         )
-    if tuple(teacher.note["image_shape"]) != tuple(inputs.image_shape):
+    if tuple(found.note["image_shape"]) != tuple(inputs.image_shape):
         raise ValueError(
-            f"The teacher in {folder} takes images of shape {teacher.note['image_shape']}, but the data have "
-            f"{list(inputs.image_shape)}; use a teacher of the same image size."
+            f"The model in {folder} takes images of shape {found.note['image_shape']}, but the data have "
+            f"{list(inputs.image_shape)}; use a model of the same image size."
         )
-    return teacher.network, dict(teacher.variables)
+    return found
 
 
 def obtain_teacher(
     config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs, clock: report.Stopwatch
 ) -> tuple[build.Network, dict]:
     """The teacher named by the config, or the one under the workdir, trained first where there is none."""
-    if config.teacher.checkpoint:
-        return load_teacher(config, Path(config.teacher.checkpoint), inputs)
-    folder = workdir / "teacher"
-    if not checkpoint.steps(folder):
+    folder = Path(config.teacher.checkpoint or workdir / "teacher")
+    if not config.teacher.checkpoint and not checkpoint.steps(folder):
         with clock("teacher"):
             train_teacher(config, workdir, dataset, inputs)
-    return load_teacher(config, folder, inputs)
+    teacher = load_model(folder, config.teacher.model, inputs)
+    return teacher.network, dict(teacher.variables)
 
 
 def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs) -> float:

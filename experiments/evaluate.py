@@ -15,7 +15,6 @@ import common
 from absl import flags
 
 from ssdkd_jax import parallel
-from ssdkd_jax.models import saved
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
 MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:Class', where it is one of your own.")
@@ -23,8 +22,8 @@ MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:C
 
 def main() -> None:
     """Load, evaluate, and print one JSON object."""
-    dataset, _ = common.load_data(common.CONFIG.value)
-    model = saved.load(CHECKPOINT.value, MODEL.value)
+    dataset, inputs = common.load_data(common.CONFIG.value)
+    model = common.load_model(CHECKPOINT.value, MODEL.value, inputs)
     evaluate = common.evaluator(common.CONFIG.value, model.network, dataset)
     metrics = evaluate(parallel.to_devices(model.variables))
     print(json.dumps({"model": model.note["model"], "images": len(dataset.test_images), **metrics}))

@@ -14,7 +14,7 @@ import math
 import common
 from absl import flags
 
-from ssdkd_jax import build, models
+from ssdkd_jax import build, models, report
 from ssdkd_jax.models import saved, torch_import
 from ssdkd_jax.types import named_leaves
 
@@ -33,19 +33,23 @@ def main() -> None:
         raise ValueError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
     height, width = (size * 2)[:2]
     mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
-    found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
+    clock = report.Stopwatch()
+    with clock("reading"):
+        found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
     if {len(mean), len(std)} - {1, found.channels} or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         raise ValueError(
             f"mean = {mean} and std = {std} do not normalise {found.channels} channels; give 1 or {found.channels} "
             "numbers each, with std above 0."
         )
     inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
-    saved.save(OUTPUT.value, found.variables, common.note(found.model, inputs))
+    with clock("saving"):
+        saved.save(OUTPUT.value, found.variables, common.note(found.model, inputs))
     how = "named" if MODEL.value else "recognised by its keys"
     norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
     print(
         f"{found.model} ({how}), {found.classes} classes, images {height}x{width}x{found.channels}, "
-        f"{models.parameter_count(found.variables):,} parameters, {norms} BatchNorms: saved in {OUTPUT.value}"
+        f"{models.parameter_count(found.variables):,} parameters, {norms} BatchNorms: saved in {OUTPUT.value} "
+        f"({clock.seconds['reading']:.1f} s reading, {clock.seconds['saving']:.1f} s saving)"
     )
 
 

@@ -5,7 +5,8 @@
 Networks have random weights and the buffer holds noise: neither changes a step's time.
 
     cached_over_in_loop  distillation step with cached views / with the teacher in the loop
-    host_overhead        (wall time of whole rounds - time inside the compiled programs) / the latter
+    host_overhead        time of whole rounds outside the compiled programs / time inside; each call is
+                         waited for, so that none of the host's work hides behind a running program
     recompilations       programs compiled after the first round
     compile_cold_s       compiling a round's programs with an empty compilation cache
     compile_warm_s       the same again, from the cache just written
@@ -27,7 +28,6 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, parallel, profiling, report, train
 from ssdkd_jax.types import TrainState
@@ -59,7 +59,7 @@ def main() -> None:
         in_loop, profiling.filled_state(in_loop, config.seed), teacher, TIMES.value
     )
     steps, state = step_seconds(programs, state, teacher)
-    overhead, recompilations = whole_rounds(config, job, programs, state, teacher, steps)
+    overhead, recompilations = whole_rounds(job, programs, state, teacher)
     print(
         json.dumps(
             {
@@ -97,32 +97,24 @@ def step_seconds(programs: train.Programs, state: TrainState, teacher: dict) -> 
     return {"begin": begin, "invert": invert, "finish": finish, "distill": distill}, state
 
 
-def whole_rounds(
-    config: ConfigDict, job: build.Job, programs: train.Programs, state: TrainState, teacher: dict, steps: dict
-) -> tuple[float, int]:
+def whole_rounds(job: build.Job, programs: train.Programs, state: TrainState, teacher: dict) -> tuple[float, int]:
     """Host overhead of rounds as `train.run` runs them, and the programs compiled in all but the first."""
-    compiled, marks, first = [], [], 1
+    compiled, marks, clock = [], [], report.Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(event) if event == COMPILED else None
     )
-    plan = job.plan._replace(rounds=first + 3, warmup=0)
+    plan = job.plan._replace(rounds=4, warmup=0)
     state = state.replace(round=jnp.zeros_like(state.round))
 
     with report.progress("rounds", plan.rounds) as advance:
 
         def on_round(number: int, state: TrainState, metrics: dict[str, float]) -> None:
             advance(metrics)
-            marks.append((time.perf_counter(), len(compiled)))
+            marks.append((time.perf_counter(), clock.seconds["programs"], len(compiled)))
 
-        train.run(programs, plan, state, teacher, report.Stopwatch(), on_round)
-    (start, before), (end, after) = marks[first - 1], marks[-1]
-    inside = (plan.rounds - first) * (
-        steps["begin"]
-        + config.synthesis.inner_steps * steps["invert"]
-        + steps["finish"]
-        + plan.distill_steps * steps["distill"]
-    )
-    return (end - start) / inside - 1.0, after - before
+        train.run(profiling.watched(programs, clock), plan, state, teacher, report.Stopwatch(), on_round)
+    whole, inside, recompilations = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
+    return (whole - inside) / inside, recompilations
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import augment, generator, inversion, losses, peer_losses
+from ssdkd_jax import augment, generator, hints, inversion, losses, peer_losses
 from ssdkd_jax.methods import bank, cmi, deepinversion, fast_dfkd, generative, given, ssdkd
 from ssdkd_jax.types import Array, Inputs, Method, Task
 
@@ -27,6 +27,7 @@ class Parts(NamedTuple):
         start: how the generator persists over rounds.
         networks: generator, teacher, student.
         task: what is learnt.
+        hint: what the student is shown of the teacher beside its logits.
         images: uint8 [M, H, W, D], for 'given'; None for all others.
         axis: pmap axis name, or None.
     """
@@ -37,6 +38,7 @@ class Parts(NamedTuple):
     start: generator.Start
     networks: inversion.Models
     task: Task
+    hint: hints.Hint
     images: np.ndarray | None
     axis: str | None
 
@@ -60,6 +62,7 @@ def bank_settings(
         jitter=augment.make(c.flip, c.shift),
         view=augment.make(views.flip, views.shift),
         views=views.count,
+        hint=parts.hint,
     )
 
 
@@ -121,7 +124,7 @@ def a_generative(parts: Parts) -> Method:
         latent_size=c.latent,
         weights=weights,
         divergence=divergence(parts.config),
-        attention=bool(m.attention),
+        hint=parts.hint,
         tx=optax.adam(c.lr_generator, b1=0.5),
         jitter=augment.make(c.flip, c.shift),
         view=augment.make(views.flip, views.shift),

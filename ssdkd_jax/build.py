@@ -13,6 +13,7 @@ from ssdkd_jax import (
     augment,
     baselines,
     generator,
+    hints,
     inversion,
     models,
     modulation,
@@ -108,7 +109,18 @@ def the_start(config: ConfigDict, inner: optax.GradientTransformation) -> genera
     return starts[c.start]()
 
 
-def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
+def the_hint(config: ConfigDict, teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> hints.Hint:
+    """What the student is shown of the teacher beside its logits.
+
+    Raises:
+        ValueError: where the config asks for attention transfer and the two networks share no resolution.
+    """
+    if not config.student.attention:
+        return hints.none()
+    return hints.attention(config.student.attention, hints.shared_resolutions(teacher, student, image_shape))
+
+
+def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) -> ssdkd.Settings:
     """The pieces of SSD-KD that the config asks for."""
     c, m = config.synthesis, config.modulation
     tx = optax.adam(c.lr_generator, b1=0.5)
@@ -135,6 +147,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float) -> ssdkd.Settings:
         beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
         view=augment.make(config.views.flip, config.views.shift),
         views=config.views.count,
+        hint=hint,
     )
 
 
@@ -153,7 +166,8 @@ def the_method(parts: baselines.Parts) -> Method:
 
 def a_ssdkd(parts: baselines.Parts) -> Method:
     """SSD-KD."""
-    return ssdkd.make(settings(parts.config, parts.inputs, parts.bn), parts.networks, parts.task, parts.axis)
+    chosen = settings(parts.config, parts.inputs, parts.bn, parts.hint)
+    return ssdkd.make(chosen, parts.networks, parts.task, parts.axis)
 
 
 def job(
@@ -181,10 +195,11 @@ def job(
     )
     networks = inversion.Models(generator_network, teacher_network, student_network)
     start = the_start(config, optax.adam(config.synthesis.lr_generator, b1=0.5))
-    method = the_method(baselines.Parts(config, inputs, bn, start, networks, the_task, images, axis))
+    hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
+    method = the_method(baselines.Parts(config, inputs, bn, start, networks, the_task, hint, images, axis))
     s = config.student
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
-    step = student.make_step(student_network, baselines.taught(config, the_task), tx, axis, config.method.attention)
+    step = student.make_step(student_network, baselines.taught(config, the_task), hint, tx, axis)
     schedule = config.schedule
     plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps)
     return Job(the_task, method, student_network, tx, step, plan)

@@ -119,13 +119,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
-    """The leaves by name; orbax refuses arrays without elements, which their shapes alone bring back."""
-    return {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items() if 0 not in np.shape(leaf)}
+    """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes anew."""
+    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    return {name: leaf for name, leaf in leaves.items() if leaf.size}
 
 
 def _unflatten(flat: dict[str, Any], like: Any, path: Path) -> Any:
     wanted = named_leaves(like)
-    flat = {name: np.zeros(leaf.shape) for name, leaf in wanted.items() if 0 in np.shape(leaf)} | flat
+    flat = {name: np.empty(leaf.shape) for name, leaf in wanted.items() if 0 in leaf.shape} | flat
     for name in sorted(wanted.keys() ^ flat.keys()):
         where = "lacks" if name in wanted else "holds the unexpected"
         raise ValueError(f"{path} is of another model or configuration: it {where} array '{name}'.")

@@ -37,6 +37,7 @@ def default() -> ConfigDict:
                 weight_decay=5e-4,
                 warmup=0.05,
                 temperature=4.0,  # T of the distillation loss
+                attention=0.0,  # weight of attention transfer from the teacher's inner maps; 0 for logits alone
             ),
             synthesis=dict(
                 batch=128,  # images made per round
@@ -60,7 +61,6 @@ def default() -> ConfigDict:
                 balance=0.0,  # generative: weight of the batch's class balance
                 activation=0.0,  # generative: weight of the teacher's last features
                 divergence="kl",  # generative: what the generator maximises; l1 is also what the student then minimises
-                attention=0.0,  # generative: weight of attention transfer in the student's loss
                 lr_pixels=0.1,  # deepinversion: Adam's, on normalised pixels
                 tv=1e-3,  # deepinversion: weight of total variation
                 js_temperature=3.0,  # deepinversion: of the Jensen-Shannon divergence

@@ -1,4 +1,4 @@
-"""What the layers of a network see, for any linen module: they are intercepted, not changed."""
+"""What the layers of a network see, for any linen module: they are watched, not changed."""
 
 from __future__ import annotations
 
@@ -8,37 +8,18 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssdkd_jax.models import layers
 from ssdkd_jax.types import Array
 
-Read = Callable[[nn.Module, Array], Any]
 
-
-def inputs_of(layer: nn.Module, inputs: Array) -> Array:
-    """Reads the input [B, ..., features] itself."""
-    del layer
-    return inputs
-
-
-def layers(call: Callable[[], Any], kind: type[nn.Module], read: Read = inputs_of) -> tuple[Any, list[Any]]:
-    """`call()`, and what `read` makes of each layer of a kind and of its input, in the order of execution."""
-    found: list[Any] = []
-
-    def observe(layer, args, kwargs, context):
-        if isinstance(context.module, kind) and context.method_name == "__call__":
-            found.append(read(context.module, args[0] if args else kwargs["x" if "x" in kwargs else "inputs"]))
-        return layer(*args, **kwargs)
-
-    with nn.intercept_methods(observe):
+def inputs(call: Callable[[], Any], kind: type[nn.Module]) -> tuple[Any, list[Array]]:
+    """`call()`, and the input [B, ..., features] of each of its layers of a kind, in the order of execution."""
+    seen: list[Array] = []
+    with layers.watch(kind, lambda _, x: seen.append(x)):
         result = call()
-    return result, found
+    return result, seen
 
 
-def stages(inputs: Sequence[Array]) -> list[Array]:
-    """The last inputs [B, h, w, c] of each size h x w, largest first: what the stages of a network hand on."""
-    last = {x.shape[1:3]: x for x in inputs if x.ndim == 4}
-    return [last[size] for size in sorted(last, reverse=True)]
-
-
-def instance_means(inputs: Sequence[Array]) -> Array:
+def instance_means(seen: Sequence[Array]) -> Array:
     """The mean over the pixels of each layer's input, one beside the other: [B, F], F channels of all layers."""
-    return jnp.concatenate([x.mean(tuple(range(1, x.ndim - 1))) for x in inputs], axis=-1)
+    return jnp.concatenate([x.mean(tuple(range(1, x.ndim - 1))) for x in seen], axis=-1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -56,31 +54,6 @@ def total_variation(images: Array, axis: str | None) -> Array:
     antidiagonal = images[:, 1:, :-1] - images[:, :-1, 1:]
     squares = jnp.stack([jnp.square(difference).sum() for difference in (across, down, diagonal, antidiagonal)])
     return jnp.sqrt(parallel.total(squares, axis) + 1e-12).sum()
-
-
-def attention(features: Array) -> Array:
-    """Where a layer looks: mean_c features^2, flattened and of L2 norm 1; [B, h, w, c] -> [B, h w].
-
-    Source: attention transfer (Zagoruyko & Komodakis, ICLR 2017), as ZSKT uses it.
-    """
-    flat = jnp.square(features).mean(-1).reshape(features.shape[0], -1)
-    return flat / optax.safe_norm(flat, 1e-12, axis=-1, keepdims=True)
-
-
-def attention_gap(teacher_maps: Sequence[Array], student_maps: Sequence[Array]) -> Array:
-    """Sum over layers of the mean squared difference of two attention maps (ZSKT, Micaelli & Storkey 2019).
-
-    Raises:
-        ValueError: where the two networks have maps of other sizes, or none.
-    """
-    sizes = [[maps.shape[-1] for maps in of] for of in (teacher_maps, student_maps)]
-    if sizes[0] != sizes[1] or not sizes[0]:
-        raise ValueError(
-            f"Attention transfer compares BatchNorm inputs of equal size, but the teacher's have {sizes[0]} pixels "
-            f"and the student's {sizes[1]}; set method.attention = 0."
-        )
-    gaps = [jnp.square(t - s).mean(-1) for t, s in zip(teacher_maps, student_maps, strict=True)]
-    return jnp.sum(jnp.stack(gaps), axis=0)
 
 
 def contrastive(queries: Array, keys: Array, positives: Array, present: Array, temperature: float) -> Array:

@@ -20,10 +20,11 @@ GENERATIVE = {
     "synthesis.inner_steps": 1,
     "synthesis.lr_generator": 1e-3,
     "student.temperature": 1.0,
+    "student.attention": 0.0,
     "schedule.distill_steps": 5,
     "schedule.warmup": 0,
 }
-BANK = {"views.count": 0, "student.temperature": 20.0}
+BANK = {"views.count": 0, "student.temperature": 20.0, "student.attention": 0.0}
 FAST = BANK | {"method.name": "fast_dfkd", "synthesis.start": "first_order", "synthesis.bn": 10.0}
 
 
@@ -43,7 +44,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "fast_dfkd_10": _fast(10, 0.01, 2e-3),
     "dafl": GENERATIVE
     | {"synthesis.oh": 1.0, "synthesis.latent": 512, "method.balance": 20.0, "method.activation": 1e-3},
-    "zskt": GENERATIVE | {"synthesis.adv": 1.0, "method.attention": 250.0, "schedule.distill_steps": 10},
+    "zskt": GENERATIVE | {"synthesis.adv": 1.0, "student.attention": 250.0, "schedule.distill_steps": 10},
     "dfad": GENERATIVE | {"synthesis.adv": 1.0, "method.divergence": "l1"},
     "dfq": GENERATIVE
     | {

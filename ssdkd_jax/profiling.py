@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -52,6 +53,21 @@ def seconds_per_call(call: Callable[[Any], Any], carry: Any, times: int) -> tupl
         carry = jax.block_until_ready(call(carry))
         taken.append(time.perf_counter() - start)
     return float(np.median(taken[1:])), carry
+
+
+def watched(programs: train.Programs, clock: Callable[[str], AbstractContextManager]) -> train.Programs:
+    """The same programs, each call waited for and its seconds put on the clock as 'programs'."""
+
+    def watch(program: Callable) -> Callable:
+        def call(*arguments: Any) -> Any:
+            with clock("programs"):
+                return jax.block_until_ready(program(*arguments))
+
+        return call
+
+    return train.Programs(
+        *(p._replace(program=watch(p.program)) if isinstance(p, parallel.Repeat) else watch(p) for p in programs)
+    )
 
 
 def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variables: Variables) -> build.Job:

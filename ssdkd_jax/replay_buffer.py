@@ -52,11 +52,13 @@ class Rows:
         images: uint8 [N, H, W, D].
         seeds: uint32 [N], which decide the fixed views.
         logits: [N, V, C], the teacher's answers to them.
+        hints: float16 [N, V, P], its hints on them, or None.
     """
 
     images: Array
     seeds: Array
     logits: Array
+    hints: Array | None = None
 
 
 @chex.dataclass(frozen=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import augment, observe
+from ssdkd_jax import augment
 from ssdkd_jax.losses import Moments, batch_moments
+from ssdkd_jax.models import layers
 from ssdkd_jax.types import Array, Network, Variables
 
 DEFAULT_BN_WEIGHT = 3.0
@@ -27,13 +29,15 @@ def apply_with_moments(
         images: [B, H, W, D] in [0, 1].
         axis: pmap axis over which the batch's moments are taken, or None.
     """
-    return observe.layers(partial(network.apply, variables, images), nn.BatchNorm, partial(moments, axis=axis))
+    moments: list[Moments] = []
 
+    def see(norm: nn.BatchNorm, x: Array) -> None:
+        running = (norm.get_variable("batch_stats", name) for name in ("mean", "var"))
+        moments.append(Moments(*batch_moments(x, axis), *running))
 
-def moments(layer: nn.BatchNorm, inputs: Array, axis: str | None) -> Moments:
-    """The moments of the input of a BatchNorm, beside its running ones."""
-    running = (layer.get_variable("batch_stats", name) for name in ("mean", "var"))
-    return Moments(*batch_moments(inputs, axis), *running)
+    with layers.watch_batch_norms(see):
+        logits = network.apply(variables, images)
+    return logits, moments
 
 
 def check_batch_norm(variables: Variables, weight: float | None) -> float:
@@ -78,12 +82,16 @@ def seeds_to_views(view: augment.View, seeds: Array, numbers: Array, images: Arr
     return jax.vmap(one)(seeds, numbers, images)
 
 
-def view_logits(
-    network: Network, variables: Variables, view: augment.View, seeds: Array, images: Array, views: int
-) -> Array:
-    """The teacher's logits on `views` fixed views of each image: [B, V, C]."""
+def view_answers(answer: Callable[[Array], Any], view: augment.View, seeds: Array, images: Array, views: int) -> Any:
+    """What the teacher answers to `views` fixed views of each image.
+
+    Args:
+        answer: images [B * V, H, W, D] -> a pytree of arrays [B * V, ...].
+
+    Returns:
+        The pytree, of arrays [B, V, ...].
+    """
     batch = images.shape[0]
     numbers = jnp.repeat(jnp.arange(views), batch)
     every_view = seeds_to_views(view, jnp.tile(seeds, views), numbers, jnp.tile(images, (views, 1, 1, 1)))
-    logits = network.apply(variables, every_view)
-    return jnp.moveaxis(logits.reshape(views, batch, *logits.shape[1:]), 0, 1)
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(views, batch, *x.shape[1:]), 0, 1), answer(every_view))

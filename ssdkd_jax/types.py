@@ -112,14 +112,14 @@ class Batch:
         teacher_logits: [B, C] (dense tasks [B, H, W, C]), the teacher's answer to that view.
         weights: [B] importance weights w_i.
         slots: int32 [B], where the images stand in the buffer (all devices'); zeros without one.
-        attention: the teacher's attention maps, each [B, pixels]; none for most methods.
+        hints: [B, P], the teacher's hints on that view (see hints.py), or None.
     """
 
     images: Array
     teacher_logits: Array
     weights: Array
     slots: Array
-    attention: tuple[Array, ...] = ()
+    hints: Array | None = None
 
 
 @chex.dataclass(frozen=True)

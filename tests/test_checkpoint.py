@@ -76,6 +76,20 @@ def test_a_train_state_comes_back_bit_for_bit(compiled, tmp_path):
         assert a.dtype == b.dtype
 
 
+def test_a_buffer_without_cached_views_is_saved_and_told_from_one_with(tmp_path):
+    without = {"w": np.ones(2, np.float32), "logits": np.zeros((4, 0, 3), np.float32)}
+    checkpoint.save(tmp_path, 1, without)
+    _, restored, _ = checkpoint.restore(tmp_path, without)
+    assert restored["logits"].shape == (4, 0, 3)
+    np.testing.assert_array_equal(restored["w"], without["w"])
+    cached = without | {"logits": np.zeros((4, 2, 3), np.float32)}
+    with pytest.raises(ValueError, match="lacks array 'logits'"):
+        checkpoint.restore(tmp_path, cached)
+    checkpoint.save(tmp_path, 2, cached)
+    with pytest.raises(ValueError, match=r"'logits' has shape \(4, 2, 3\), expected \(4, 0, 3\)"):
+        checkpoint.restore(tmp_path, without)
+
+
 def test_the_newest_whole_checkpoint_is_used(copied):
     step, values, note = checkpoint.restore(copied, tree(0))
     assert (step, note) == (2, {"at": 2})

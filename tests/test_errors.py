@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, config, models, optimization, parallel, supervised
+from ssdkd_jax import build, config, hints, models, optimization, parallel, supervised
 
 
 def message(error):
@@ -92,12 +92,12 @@ def test_a_wrn_depth_that_does_not_exist():
 
 def test_an_unknown_sampler():
     with pytest.raises(ValueError, match=r"sampler\.name = 'greedy' is not one of uniform, priority, policy_gradient"):
-        build.settings(tiny.make_config(sampler__name="greedy"), tiny.INPUTS, 1.0)
+        build.settings(tiny.make_config(sampler__name="greedy"), tiny.INPUTS, 1.0, hints.none())
 
 
 def test_an_unknown_start():
     with pytest.raises(ValueError, match=r"synthesis\.start = 'maml' is not one of sequential, reptile, first_order"):
-        build.settings(tiny.make_config(synthesis__start="maml"), tiny.INPUTS, 1.0)
+        build.settings(tiny.make_config(synthesis__start="maml"), tiny.INPUTS, 1.0, hints.none())
 
 
 def assign(config):

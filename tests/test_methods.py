@@ -5,15 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import tiny
 
-from ssdkd_jax import augment, build, checkpoint, optimization, parallel, presets, student, train
+from ssdkd_jax import augment, build, checkpoint, parallel, presets, train
 from ssdkd_jax import config as defaults
 from ssdkd_jax.methods import cmi, deepinversion
-from ssdkd_jax.tasks import classification
-from ssdkd_jax.types import Batch
 
 WEIGHTS = {  # as published, for a wide residual teacher
     "fast_dfkd_2": {"bn": 10.0, "oh": 0.4, "adv": 1.1},
@@ -24,7 +21,7 @@ WEIGHTS = {  # as published, for a wide residual teacher
     "deepinversion": {"bn": 10.0, "oh": 1.0, "adv": 1.0, "tv": 1e-3},
     "cmi": {"bn": 1.0, "oh": 1.0, "adv": 0.5, "cr": 0.8},
 }
-QUICK = ("fast_dfkd_2", "zskt", "dfq", "deepinversion")
+QUICK = ("zskt", "dfq", "deepinversion")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WEIGHTS]
 ALL = ("ssdkd", *WEIGHTS, "real_small")
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -167,26 +164,6 @@ def test_the_memory_forgets_its_oldest_first():
         memory = cmi.remember(memory, jnp.full((2, 1), number))
     np.testing.assert_array_equal(memory.features[:, 0], [3, 1, 2, 2, 3])
     assert int(memory.entered) == 6
-
-
-@pytest.mark.slow
-def test_attention_transfer_changes_the_students_step_by_its_gradient():
-    network, task, tx = tiny.teacher_network(), classification.make(tiny.CLASSES, 1.0), optax.sgd(1.0)
-    state = optimization.init(network, tx, jax.random.key(0))
-    maps = (jnp.full((6, 16), 0.25),)
-    batch = Batch(
-        images=tiny.images(0, 6),
-        teacher_logits=network.apply(state.variables, tiny.images(0, 6)),
-        weights=jnp.ones(6),
-        slots=jnp.arange(6),
-        attention=maps,
-    )
-    with_it, without = (
-        jax.jit(student.make_step(network, task, tx, None, weight))(state, batch) for weight in (250.0, 0.0)
-    )
-    assert float(with_it[2]["distillation"]) > float(without[2]["distillation"])
-    assert not tiny.tree_equal(with_it[0].variables["params"]["Conv_0"], without[0].variables["params"]["Conv_0"])
-    assert tiny.tree_equal(with_it[0].variables["params"]["Dense_0"], without[0].variables["params"]["Dense_0"])
 
 
 def test_presets_keep_the_students_steps_and_name_the_nearest():

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssdkd_jax import checkpoint, data
+from ssdkd_jax import checkpoint, data, models
 from ssdkd_jax.models import saved
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +153,27 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, cache, fields, sentence)
     last = err.strip().splitlines()[-1]
     assert last.startswith("Error: ")
     assert sentence in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "image_shape", "sentence"),
+    [(7, (16, 16, 1), "knows 7 classes, but the data have 10"), (10, (8, 8, 1), "takes images of shape [8, 8, 1]")],
+)
+@pytest.mark.parametrize("script", ["distill.py", "evaluate.py"])
+def test_a_model_of_other_data_is_one_sentence(tmp_path, cache, script, classes, image_shape, sentence):
+    network = models.bind(models.by_name("wrn10_1", classes), image_shape)
+    note = {"model": "wrn10_1", "classes": classes, "image_shape": image_shape, "mean": [0.3], "std": [0.4]}
+    saved.save(tmp_path / "model", network.init(jax.random.key(0)), note)
+    arguments = {
+        "distill.py": (f"--workdir={tmp_path}", f"--config.teacher.checkpoint={tmp_path / 'model'}"),
+        "evaluate.py": (f"--checkpoint={tmp_path / 'model'}",),
+    }[script]
+    extra = ("--config.teacher.model=wrn10_1",)
+    code, _, err = finish(start(cache, script, *arguments, *extra))
+    assert code == 1
+    assert err.strip().splitlines()[-1].startswith("Error: The model in ")
+    assert sentence in err
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import optimization, replay_buffer, student, train
+from ssdkd_jax import hints, optimization, replay_buffer, student, train
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
@@ -29,7 +29,9 @@ def linear():
     """A linear student under plain gradient descent: (state, step)."""
     network, tx = tiny.bound(tiny.Linear(tiny.CLASSES)), optax.sgd(1.0)
     state = optimization.init(network, tx, jax.random.key(0))
-    return state, jax.jit(student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), tx, None))
+    return state, jax.jit(
+        student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), hints.none(), tx, None)
+    )
 
 
 def kernel(state):
@@ -77,7 +79,7 @@ def test_a_student_with_the_teachers_answers_stands_still(rng, linear):
 def test_batch_norm_statistics_move_by_a_tenth_towards_the_batch(rng):
     network, tx = tiny.teacher_network(), optax.sgd(0.1)
     state = optimization.init(network, tx, jax.random.key(0))
-    step = student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), tx, None)
+    step = student.make_step(network, classification.make(tiny.CLASSES, TEMPERATURE), hints.none(), tx, None)
     batch = batch_of(rng, np.ones(6))
     after, _, _ = jax.jit(step)(state, batch)
     normalised = (batch.images - 0.4) / 0.3
@@ -97,17 +99,20 @@ def drawn_batches(job, state, teacher):
     return batches, sum(not np.allclose(a, b) for a, b in pairs)
 
 
-def check_logits(batches, teacher):
-    answer = jax.jit(tiny.teacher_network().apply)
+def check_answers(batches, teacher):
+    hint = hints.attention(10.0, ((4, 4),))
+    answer = jax.jit(lambda v, x: hint.observe(tiny.teacher_network().apply, v, x))
     for batch in batches:
-        np.testing.assert_allclose(batch.teacher_logits, answer(teacher, batch.images), rtol=1e-3, atol=1e-4)
+        logits, maps = answer(teacher, batch.images)
+        np.testing.assert_allclose(batch.teacher_logits, logits, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(batch.hints, maps, rtol=2e-3, atol=1e-4)
 
 
-def test_cached_logits_are_the_teachers_on_the_view_handed_out(single):
+def test_cached_logits_and_maps_are_the_teachers_on_the_view_handed_out(single):
     job, state, teacher = single
     assert state.method.buffer.shards.rows.logits.shape[1:] == (3, tiny.CLASSES)
     batches, changed = drawn_batches(job, state, teacher)
-    check_logits(batches, teacher)
+    check_answers(batches, teacher)
     assert tiny.BATCH < changed < 4 * tiny.BATCH  # view 0, the image as it is, is one of three
 
 
@@ -115,12 +120,12 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
     _, state, teacher = single
     job = tiny.job(tiny.make_config(views__count=0), teacher, axis=None)
     rows = state.method.buffer.shards.rows
-    shards = state.method.buffer.shards.replace(rows=rows.replace(logits=rows.logits[:, :0]))
+    shards = state.method.buffer.shards.replace(rows=rows.replace(logits=rows.logits[:, :0], hints=rows.hints[:, :0]))
     state = state.replace(method=state.method.replace(buffer=state.method.buffer.replace(shards=shards)))
     empty = jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0)).method.buffer.shards.rows.logits
     assert empty.shape == shards.rows.logits.shape
     batches, changed = drawn_batches(job, state, teacher)
-    check_logits(batches, teacher)
+    check_answers(batches, teacher)
     assert changed > 3 * tiny.BATCH
 
 

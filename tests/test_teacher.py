@@ -1,5 +1,7 @@
 """BatchNorm moments read through any linen module, and the fixed views of an image."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -159,12 +161,12 @@ def test_no_augmentation_leaves_every_view_alone():
     np.testing.assert_array_equal(augment.make(False, 0)(jax.random.key(0), image), image)
 
 
-def test_view_logits_are_the_teachers_answers_view_by_view(views, teacher_variables):
+def test_view_answers_are_the_teachers_answers_view_by_view(views, teacher_variables):
     images, made, _ = views
     network = tiny.teacher_network()
-    logits = teacher.view_logits(
-        network, teacher_variables, augment.make(True, 1), jnp.arange(12, dtype=jnp.uint32), images, 4
-    )
+    view, seeds = augment.make(True, 1), jnp.arange(12, dtype=jnp.uint32)
+    answer = partial(network.apply, teacher_variables)
+    logits = teacher.view_answers(lambda x: {"logits": answer(x)}, view, seeds, images, 4)["logits"]
     assert logits.shape == (12, 4, tiny.CLASSES)
     for number in range(4):
         expected = network.apply(teacher_variables, jnp.asarray(made[number]))

@@ -50,6 +50,7 @@ def config_defaults():
         student__model="tiny:Tiny",
         student__batch=BATCH,
         student__lr=0.05,
+        student__attention=10.0,
         synthesis__batch=BATCH,
         synthesis__inner_steps=2,
         synthesis__latent=6,

@@ -13,7 +13,7 @@ import chex
 import jax
 import optax
 
-from ssdkd_jax import augment, generator, inversion, modulation, sampler
+from ssdkd_jax import augment, generator, hints, inversion, modulation, sampler
 from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.types import Array, Batch, Key, Method, Shown, Synthesis, Variables
 
@@ -41,6 +41,7 @@ def settings(
     jitter: augment.View,
     view: augment.View,
     views: int,
+    hint: hints.Hint,
 ) -> ssdkd.Settings:
     """SSD-KD's settings with all that is SSD-KD's switched off; see `ssdkd.Settings` for the meaning of each."""
     return ssdkd.Settings(
@@ -66,6 +67,7 @@ def settings(
         beta=optax.constant_schedule(0.0),
         view=view,
         views=views,
+        hint=hint,
     )
 
 

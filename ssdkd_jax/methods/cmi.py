@@ -96,7 +96,7 @@ def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
 
     def means(key: Key) -> list[Array]:
         call = partial(network.apply, network.init(key), jnp.zeros((1, *image_shape)))
-        return observe.layers(call, nn.BatchNorm)[1]
+        return observe.inputs(call, nn.BatchNorm)[1]
 
     count = sum(x.shape[-1] for x in jax.eval_shape(means, jax.random.key(0)))
     if not count:
@@ -140,7 +140,7 @@ def make_synthesis(
         work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[bank.State, Metrics]:
         call = partial(models.teacher.apply, teacher_variables, work.best_images)
-        _, seen = observe.layers(call, nn.BatchNorm)
+        _, seen = observe.inputs(call, nn.BatchNorm)
         own = remember(state.own, parallel.all_rows(observe.instance_means(seen), axis))
         stored, metrics = pool.synthesis.finish(work, state.pool, teacher_variables, student, key)
         return bank.State(pool=stored, own=own), metrics
@@ -183,9 +183,9 @@ def make_loss(s: ssdkd.Settings, c: Contrast, models: inversion.Models, task: Ta
     ) -> tuple[Array, tuple]:
         x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
         look = partial(teacher.apply_with_moments, models.teacher, teacher_variables, axis=axis)
-        (f_t, moments), shared = observe.layers(partial(look, seen), nn.BatchNorm)
+        (f_t, moments), shared = observe.inputs(partial(look, seen), nn.BatchNorm)
         f_s = models.student.apply(student_variables, seen)
-        _, local = observe.layers(partial(look, local_view(c.local, work, x, axis)), nn.BatchNorm)
+        _, local = observe.inputs(partial(look, local_view(c.local, work, x, axis)), nn.BatchNorm)
 
         bn = inversion.match(moments)
         oh = task.target_loss(f_t, work.targets).mean()

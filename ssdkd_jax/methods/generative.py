@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import augment, generator, inversion, observe, parallel, peer_losses, teacher
+from ssdkd_jax.hints import Hint
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
 
 SHOWN = 1000
@@ -48,7 +49,7 @@ class Settings(NamedTuple):
         latent_size: Z.
         weights: of the generator's terms.
         divergence: (teacher logits, student logits) -> [B], what the generator maximises.
-        attention: whether the batch brings the teacher's attention maps.
+        hint: what the student is shown of the teacher beside its logits.
         tx: the generator's optimiser.
         jitter: the view that teacher and student take of an image in the generator's loss.
         view: augmentation of the student's images.
@@ -61,7 +62,7 @@ class Settings(NamedTuple):
     latent_size: int
     weights: Weights
     divergence: Callable[[Array, Array], Array]
-    attention: bool
+    hint: Hint
     tx: optax.GradientTransformation
     jitter: augment.View
     view: augment.View
@@ -124,7 +125,7 @@ def make_loss(s: Settings, models: inversion.Models, task: Task, axis: str | Non
     ) -> tuple[Array, tuple]:
         x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
         look = partial(teacher.apply_with_moments, models.teacher, teacher_variables, seen, axis)
-        (f_t, moments), features = observe.layers(look, nn.Dense)
+        (f_t, moments), features = observe.inputs(look, nn.Dense)
         f_s = models.student.apply(student_variables, seen)
 
         terms = {
@@ -162,14 +163,13 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
         x = images(models, state, key_z, s.student_batch, s.latent_size, axis)
         keys = parallel.own_rows(jax.random.split(key_views, s.student_batch), axis)
         x = jax.vmap(s.view)(keys, x)
-        f_t, seen = observe.layers(partial(models.teacher.apply, teacher_variables, x), nn.BatchNorm)
-        maps = tuple(peer_losses.attention(features) for features in observe.stages(seen)) if s.attention else ()
+        f_t, hints = s.hint.observe(models.teacher.apply, teacher_variables, x)
         return Batch(
             images=x,
             teacher_logits=f_t,
             weights=jnp.ones(x.shape[0]),
             slots=jnp.zeros(s.student_batch, jnp.int32),
-            attention=maps,
+            hints=hints,
         )
 
     return sample

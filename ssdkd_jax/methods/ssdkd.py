@@ -6,6 +6,7 @@ Wiring only: each station is a file of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, teacher
+from ssdkd_jax.hints import Hint
 from ssdkd_jax.replay_buffer import Buffer, Index, Rows
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
 
@@ -42,6 +44,7 @@ class Settings(NamedTuple):
         beta: student step -> exponent of the importance weights.
         view: augmentation.
         views: V, cached teacher views per slot; 0 runs the teacher in the loop.
+        hint: what the student is shown of the teacher beside its logits.
     """
 
     image_shape: tuple[int, int, int]
@@ -66,6 +69,7 @@ class Settings(NamedTuple):
     beta: optax.Schedule
     view: augment.View
     views: int
+    hint: Hint
 
 
 @chex.dataclass(frozen=True)
@@ -100,13 +104,13 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
 def make_init(s: Settings, models: inversion.Models) -> Callable[[Key], State]:
     """key -> State with an empty buffer."""
 
+    def rows(key: Key) -> Rows:
+        x, seeds = jnp.zeros((1, *s.image_shape), jnp.uint8), jnp.zeros(1, jnp.uint32)
+        return make_rows(s, x, seeds, view_answers(s, models, models.teacher.init(key), seeds, x))
+
     def init(key: Key) -> State:
         key_generator, key_sampler = jax.random.split(key)
-        example = Rows(
-            images=jnp.zeros((1, *s.image_shape), jnp.uint8),
-            seeds=jnp.zeros(1, jnp.uint32),
-            logits=jnp.zeros((1, s.views, *_logits_shape(models, s.image_shape))),
-        )
+        example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(rows, key))
         return State(
             generator=s.start.init(models.generator.init(key_generator)),
             buffer=replay_buffer.init(s.slots, parallel.padded(s.slots), example),
@@ -162,8 +166,8 @@ def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str |
         stored = augment.to_uint8(images)
         x = augment.to_float(stored)
         seeds = parallel.own_rows(jax.random.bits(key, (s.synthesis_batch,)), axis)
-        logits = teacher.view_logits(models.teacher, teacher_variables, s.view, seeds, x, max(s.views, 1))
-        f_t, f_s = logits[:, 0], models.student.apply(student.variables, x)
+        answers = view_answers(s, models, teacher_variables, seeds, stored)
+        f_t, f_s = answers[0][:, 0], models.student.apply(student.variables, x)
         probabilities = task.class_probabilities(f_t)
         own = (probabilities.argmax(-1), probabilities.max(-1), task.gap(f_t, f_s))
         label, confidence, gap = (parallel.all_rows(value, axis) for value in own)
@@ -174,9 +178,23 @@ def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str |
             filled=jnp.full_like(label, number),
             drawn=jnp.full_like(label, student.step),
         )
-        return index, Rows(images=stored, seeds=seeds, logits=logits[:, : s.views])
+        return index, make_rows(s, stored, seeds, answers)
 
     return describe
+
+
+def view_answers(
+    s: Settings, models: inversion.Models, teacher_variables: Variables, seeds: Array, images: Array
+) -> tuple[Array, Array | None]:
+    """The teacher's logits [B, V, C] and hints [B, V, P] on the fixed views of uint8 images; at least one view."""
+    answer = partial(s.hint.observe, models.teacher.apply, teacher_variables)
+    return teacher.view_answers(answer, s.view, seeds, augment.to_float(images), max(s.views, 1))
+
+
+def make_rows(s: Settings, images: Array, seeds: Array, answers: tuple[Array, Array | None]) -> Rows:
+    """What the buffer keeps of newcomers: hints in half precision."""
+    logits, hints = jax.tree.map(lambda x: x[:, : s.views], answers)
+    return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(lambda x: x.astype(jnp.float16), hints))
 
 
 def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Callable[..., Batch]:
@@ -193,10 +211,13 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
         numbers = parallel.own_rows(draw_views(key_views, s), axis)
         x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
         if s.views:
-            f_t = jax.vmap(lambda cached, number: cached[number])(rows.logits, numbers)
+            f_t, hints = jax.vmap(lambda cached, v: jax.tree.map(lambda c: c[v], cached))(
+                (rows.logits, rows.hints), numbers
+            )
         else:
-            f_t = models.teacher.apply(teacher_variables, x)
-        return Batch(images=x, teacher_logits=f_t, weights=parallel.own_rows(weights, axis), slots=slots)
+            f_t, hints = s.hint.observe(models.teacher.apply, teacher_variables, x)
+        weights = parallel.own_rows(weights, axis)
+        return Batch(images=x, teacher_logits=f_t, weights=weights, slots=slots, hints=hints)
 
     return sample
 
@@ -227,13 +248,6 @@ def make_show(axis: str | None) -> Callable[..., Shown]:
         )
 
     return show
-
-
-def _logits_shape(models: inversion.Models, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    def logits(key: Key) -> Array:
-        return models.teacher.apply(models.teacher.init(key), jnp.zeros((1, *image_shape)))
-
-    return jax.eval_shape(logits, jax.random.key(0)).shape[1:]
 
 
 def worth(s: Settings, task: Task, state: State) -> Array:

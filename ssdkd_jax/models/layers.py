@@ -7,7 +7,10 @@ variance of a batch here, the unbiased one in PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
@@ -21,6 +24,20 @@ Conv1x1 = partial(nn.Conv, kernel_size=(1, 1), padding="VALID", use_bias=False, 
 def batch_norm(train: bool, axis_name: str | None) -> partial:
     """A BatchNorm to be named: of the batch's statistics in training, of the running ones otherwise."""
     return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, axis_name=axis_name)
+
+
+def watch(kind: type[nn.Module], see: Callable[[nn.Module, Array], None]) -> AbstractContextManager:
+    """Within it, every layer of a kind in any linen module that runs shows itself and its input to `see`, in order."""
+
+    def observe(layer: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, kind) and context.method_name == "__call__":
+            see(context.module, args[0] if args else next(iter(kwargs.values())))
+        return layer(*args, **kwargs)
+
+    return nn.intercept_methods(observe)
+
+
+watch_batch_norms = partial(watch, nn.BatchNorm)
 
 
 def check_images(images: Array, least: int, model: str) -> None:
