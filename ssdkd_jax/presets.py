@@ -20,10 +20,11 @@ GENERATIVE = {
     "synthesis.inner_steps": 1,
     "synthesis.lr_generator": 1e-3,
     "student.temperature": 1.0,
+    "student.attention": 0.0,
     "schedule.distill_steps": 5,
     "schedule.warmup": 0,
 }
-BANK = {"views.count": 0, "student.temperature": 20.0}
+BANK = {"views.count": 0, "student.temperature": 20.0, "student.attention": 0.0}
 FAST = BANK | {"method.name": "fast_dfkd", "synthesis.start": "first_order", "synthesis.bn": 10.0}
 
 
@@ -95,7 +96,6 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
         raise ValueError(f"Unknown method '{name}'; did you mean '{near}'? Known: {', '.join(PRESETS)}.")
     chosen = PRESETS[name]
     steps = (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
-    config.student.attention = config.student.attention if name == "ssdkd" else 0.0
     config.update_from_flattened_dict(chosen)
     config.measure_unit = config.measure_unit and config.method.name == "ssdkd"
     if config.method.name == "fast_dfkd":

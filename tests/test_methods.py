@@ -21,7 +21,7 @@ WEIGHTS = {  # as published, for a wide residual teacher
     "deepinversion": {"bn": 10.0, "oh": 1.0, "adv": 1.0, "tv": 1e-3},
     "cmi": {"bn": 1.0, "oh": 1.0, "adv": 0.5, "cr": 0.8},
 }
-QUICK = ("fast_dfkd_2", "zskt", "dfq", "deepinversion")
+QUICK = ("zskt", "dfq", "deepinversion")
 EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WEIGHTS]
 ALL = ("ssdkd", *WEIGHTS, "real_small")
 COMPILED = "/jax/core/compile/backend_compile_duration"
