@@ -1,0 +1,51 @@
+"""What the student learns where the real images may be touched: the yardsticks of a data-free run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import common
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, data, optimization, parallel, preemption, supervised
+
+
+def train(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
+    """Score of the student trained on as many real images, evenly over classes, as the buffer holds."""
+    task = build.task(config, inputs.classes)
+    network = build.network(config.student.model, inputs, compute=config.compute)
+    recipe = build.yardstick_recipe(config)
+    key_init, key_fit = jax.random.split(jax.random.key(config.seed))
+    subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
+    shown = np.resize(subset, config.yardstick_steps * recipe.batch)
+    images, labels = dataset.train_images[shown], dataset.train_labels[shown]
+    state = parallel.to_devices(parallel.once(partial(optimization.init, network, recipe.tx))(key_init))
+    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
+    if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
+        raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
+    return common.evaluator(config, network, dataset)(state.variables)[task.score]
+
+
+def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
+    """`size` positions, as evenly over the classes as it goes, in random order within each.
+
+    Args:
+        labels: [M]; images whose pixels are labelled, [M, H, W], are drawn evenly over the set.
+    """
+    labels = labels if labels.ndim == 1 else np.zeros(len(labels), np.int32)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rank = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        rank[of_class] = np.arange(len(of_class))
+    return order[np.argsort(rank[order], kind="stable")[:size]]
+
+
+def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
+    """The real images that the yardstick 'given' distils on; no other method is handed them by `build`."""
+    if config.method.given < 0:
+        return dataset.train_images
+    size = config.method.given or config.buffer.size
+    return dataset.train_images[even_subset(dataset.train_labels, size, config.seed)]
