@@ -1,4 +1,12 @@
-"""Segmentation quickstart."""
+"""Segmentation quickstart: scenes of digits 64x64, 11 classes, a buffer of 300 synthetic images (a fifteenth).
+
+    python experiments/distill.py --config=configs/scenes.py --workdir=runs/scenes
+
+Measured once, seed 0, in parts: a teacher of 10 epochs on 3,000 scenes of an earlier, more crowded make has 0.763 mIoU
+on the test scenes of this one, and its data-free student 0.652 (85.4 %), with requests for the ground not yet capped.
+The seconds tell little: 1,949 for the student on a third to a half of one core. The config as it stands has not been
+run from start to end.
+"""
 
 from ml_collections import ConfigDict
 

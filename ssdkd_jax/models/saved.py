@@ -12,7 +12,7 @@ from ssdkd_jax.types import Array, Network, Variables
 
 
 class Saved(NamedTuple):
-    """A trained classifier: call it with images [B, H, W, D] in [0, 1] to get logits [B, C].
+    """A trained classifier: call it with images [B, H, W, D] in [0, 1] to get logits [B, C], of pixels [B, H, W, C].
 
     Attributes:
         network: its functions.
