@@ -111,13 +111,13 @@ def measured(workdir: Path, name: str, config: ConfigDict, clock: str) -> Pace:
 
 
 def record(summary: dict) -> dict:
-    """What the tables and plots need of a run."""
-    seconds = summary["seconds"]
+    """What the tables and plots need of a run; accuracy is the task's score, for masks the mIoU."""
+    seconds, score = summary["seconds"], summary["score"]
     return {
-        "accuracy": summary["student_accuracy"],
-        "teacher_accuracy": summary["teacher_accuracy"],
+        "accuracy": summary[f"student_{score}"],
+        "teacher_accuracy": summary[f"teacher_{score}"],
         "curve": [
-            {"seconds": point["synthesis"] + point["distillation"], "accuracy": point["accuracy"]}
+            {"seconds": point["synthesis"] + point["distillation"], "accuracy": point[score]}
             for point in summary["curve"]
         ],
         **{stage: seconds.get(stage, 0.0) for stage in ("synthesis", "distillation", "compilation")},

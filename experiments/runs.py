@@ -55,9 +55,9 @@ def run_one(workdir: Path, run: Run, clock: str, prefix: str) -> dict | None:
         print(f"{prefix} {run.folder}: failed; {last_line(log)}", flush=True)
         return None
     summary = json.loads(path.read_text())
-    seconds = summary["seconds"]
+    seconds, reached = summary["seconds"], summary[f"student_{summary['score']}"]
     print(
-        f"{prefix} {run.folder}: {100 * summary['student_accuracy']:.2f} % after "
+        f"{prefix} {run.folder}: {100 * reached:.2f} % after "
         f"{seconds['synthesis']:.1f} s of synthesis and {seconds['distillation']:.1f} s of distillation "
         f"(compilation {seconds['compilation']:.1f} s, the whole process {time.monotonic() - started:.0f} s)",
         flush=True,
