@@ -32,7 +32,9 @@ def test_there_are_configurations():
     assert {"digits", "fashion_mnist"} <= {path.stem for path in CONFIGS}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem == "nyuv2")) for p in CONFIGS]
+)
 def test_configuration_fits_its_data_and_models(path, one_device):
     config = get_config(path)
     inputs = INPUTS[config.data.name]
