@@ -32,8 +32,11 @@ def test_there_are_configurations():
     assert {"digits", "fashion_mnist"} <= {path.stem for path in CONFIGS}
 
 
+LARGE = ("cifar10", "nyuv2", "scenes")
+
+
 @pytest.mark.parametrize(
-    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem == "nyuv2")) for p in CONFIGS]
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in LARGE)) for p in CONFIGS]
 )
 def test_configuration_fits_its_data_and_models(path, one_device):
     config = get_config(path)
