@@ -79,7 +79,7 @@ def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variable
 
 def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:
     """Median seconds of one dispatch of the distillation step, per step."""
-    program = dispatch.repeat(train.distill(job.method, job.step), 1)
+    program = dispatch.repeat(train.guarded_distill(job.method, job.step), 1)
     (compiled_step,) = dispatch.compile_together([(program, (state, teacher))])
     seconds, _ = seconds_per_call(lambda s: compiled_step(s, teacher)[0], state, times)
     return seconds

@@ -93,17 +93,21 @@ def distill(method: Method, student_step: StudentStep) -> Callable:
     return run
 
 
+def guarded_distill(method: Method, student_step: StudentStep) -> Callable:
+    """`distill` as the devices run it: skipped, and counted, where it is not finite."""
+    return guard.skipping(distill(method, student_step), DISTILLING, parallel.AXIS)
+
+
 def compile_round(
     method: Method, student_step: StudentStep, plan: Plan, state: TrainState, teacher: Variables
 ) -> Programs:
     """Compile the four programs of a round at once, for a state placed on the devices."""
     invert = guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS)
-    study = guard.skipping(distill(method, student_step), DISTILLING, parallel.AXIS)
     programs = Programs(
         begin=parallel.pmap(begin(method)),
         invert=dispatch.repeat(invert, method.synthesis.steps),
         finish=parallel.pmap(finish(method), donate=(0,)),
-        distill=dispatch.repeat(study, plan.distill_steps),
+        distill=dispatch.repeat(guarded_distill(method, student_step), plan.distill_steps),
     )
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(

@@ -72,7 +72,7 @@ def make_synthesis(
         even = modulation.ask_evenly(jnp.zeros(task.classes), s.synthesis_batch)
         return inversion.begin(
             state.pool.generator,
-            (),
+            state.pool.generator.opt_state,
             task.targets(key_targets, even, s.synthesis_batch),
             jax.random.normal(key_z, (s.synthesis_batch, *s.image_shape)),
             jnp.zeros(task.classes),
@@ -80,7 +80,7 @@ def make_synthesis(
             image_shape=s.image_shape,
             tx_z=s.tx_z,
             axis=axis,
-        ).replace(opt_state=state.pool.generator.opt_state)
+        )
 
     def finish(
         work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
