@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import (
     augment,
     baselines,
+    fit,
     generator,
     hints,
     inversion,
@@ -210,10 +210,10 @@ def job(
     Raises:
         ValueError: where the config does not fit the devices, the images or the teacher.
     """
-    check(config, inputs, teacher_network, teacher_variables)
+    student_network = network(config.student.model, inputs, axis, config.compute)
+    fit.check(config, inputs, teacher_network, teacher_variables, student_network)
     bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
     the_task = task(config, inputs.classes)
-    student_network = network(config.student.model, inputs, axis, config.compute)
     the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width, config.synthesis.doublings)
     generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
@@ -226,47 +226,3 @@ def job(
     schedule = config.schedule
     plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
     return Job(the_task, method, student_network, tx, step, plan)
-
-
-def check(config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_variables: Variables) -> None:
-    """Raise ValueError, in one sentence, where the pieces do not fit together."""
-    if config.buffer.size < max(config.synthesis.batch, config.student.batch):
-        raise ValueError(
-            f"buffer.size = {config.buffer.size} is smaller than a batch (synthesis.batch = "
-            f"{config.synthesis.batch}, student.batch = {config.student.batch}); make it at least as large."
-        )
-    parallel.check_batch("synthesis.batch", config.synthesis.batch)
-    parallel.check_batch("student.batch", config.student.batch)
-    images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
-    answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
-    if answered != inputs.classes:
-        raise ValueError(
-            f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
-            "use a teacher of the same classes."
-        )
-    if config.synthesis.latent < inputs.classes:
-        raise ValueError(
-            f"synthesis.latent = {config.synthesis.latent} cannot hold the code of {inputs.classes} classes; "
-            "make it at least as large."
-        )
-    if config.schedule.warmup >= config.schedule.rounds:
-        raise ValueError(
-            f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
-            "for distillation; lower it."
-        )
-    check_answer(config, config.student.model, network(config.student.model, inputs, None), images)
-
-
-def check_answer(
-    config: ConfigDict, name: str, model: Network, images: jax.ShapeDtypeStruct, variables: Variables | None = None
-) -> int:
-    """The classes that the model `name` answers; ValueError where not per image, or per pixel, as the task asks."""
-    variables = variables or jax.eval_shape(model.init, jax.random.key(0))
-    shape = jax.eval_shape(model.apply, variables, images).shape
-    wanted = images.shape[:3] if config.task.name == "segmentation" else images.shape[:1]
-    if shape[:-1] != wanted:
-        raise ValueError(
-            f"task.name = '{config.task.name}' takes logits of shape {[*wanted, 'C']}, but the model '{name}' answers "
-            f"{list(shape)}; choose another model or task."
-        )
-    return shape[-1]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import parallel
-from ssdkd_jax.types import Array, Sharded
+from ssdkd_jax.types import Array, Metrics, Sharded
 
 EMPTY = -1
 
@@ -95,6 +95,19 @@ def class_counts(index: Index, classes: int) -> Array:
     return jnp.bincount(jnp.where(index.occupied, index.label, classes), length=classes + 1)[:classes]
 
 
+def worth(index: Index, phi: Array, epsilon: float, number: Array, half_life: float) -> Array:
+    """What keeps a slot in the buffer: phi * (delta + eps), halved every `half_life` rounds; [N], ours.
+
+    Args:
+        phi: [N].
+        epsilon: in nats.
+        number: int [], this round's.
+        half_life: in rounds; 0 for no ageing.
+    """
+    value = phi * (index.gap + epsilon)
+    return value * jnp.exp2((index.filled - number) / half_life) if half_life else value
+
+
 def rank_within_class(label: Array, worth: Array) -> Array:
     """How many slots of the same class are worth more: int32 [N], 0 for the best of each class."""
     slots = label.shape[0]
@@ -154,3 +167,16 @@ def set_gaps(index: Index, slots: Array, gaps: Array, step: Array) -> Index:
     total = jnp.zeros_like(index.gap).at[slots].add(gaps)
     gap = jnp.where(times > 0, total / jnp.maximum(times, 1.0), index.gap)
     return index.replace(gap=gap, drawn=jnp.where(times > 0, step, index.drawn))
+
+
+def summary(index: Index, classes: int) -> Metrics:
+    """How full, how even and how hard the buffer is."""
+    counts = class_counts(index, classes)
+    filled = jnp.maximum(index.occupied.sum(), 1)
+    return {
+        "filled": filled,
+        "smallest_class": counts.min(),
+        "largest_class": counts.max(),
+        "buffer_confidence": index.confidence.sum() / filled,
+        "buffer_gap": index.gap.sum() / filled,
+    }

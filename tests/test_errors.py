@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, config, hints, models, optimization, parallel, supervised
+from ssdkd_jax import build, config, fit, hints, models, optimization, parallel, supervised
 from ssdkd_jax.tasks import classification
 
 
@@ -14,7 +14,9 @@ def message(error):
 
 
 def check(teacher_variables, inputs=tiny.INPUTS, **fields):
-    build.check(tiny.make_config(**fields), inputs, tiny.teacher_network(), teacher_variables)
+    settings = tiny.make_config(**fields)
+    student = build.network(settings.student.model, inputs, None)
+    fit.check(settings, inputs, tiny.teacher_network(), teacher_variables, student)
 
 
 def test_the_tiny_configuration_itself_passes(teacher_variables):
@@ -54,7 +56,8 @@ def test_an_image_size_that_a_wrn_cannot_take(shape):
     teacher = models.bind(models.by_name("wrn10_1", 3), tiny.SHAPE)
     with pytest.raises(ValueError, match=rf"divisible by 4, not \({shape[0]}, {shape[1]}\)"):
         variables = jax.eval_shape(lambda: teacher.init(jax.random.key(0)))
-        build.check(wide, inputs, build.network("wrn10_1", inputs, None), variables)
+        network = build.network("wrn10_1", inputs, None)
+        fit.check(wide, inputs, network, variables, network)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg8", "mobilenetv2"])

@@ -151,7 +151,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
         buffer = replay_buffer.put(state.buffer, slots, index, rows, axis)
         start = s.start.close(state.generator, work.variables, work.opt_state, work.summed)
         state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
-        return state, buffer_metrics(buffer.index, task.classes)
+        return state, replay_buffer.summary(buffer.index, task.classes)
 
     return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
 
@@ -252,39 +252,18 @@ def make_show(axis: str | None) -> Callable[..., Shown]:
     return show
 
 
-def worth(s: Settings, task: Task, state: State) -> Array:
-    """What keeps a slot in the buffer: phi * (delta + eps), halved every `half_life` rounds; [N], ours."""
-    index = state.buffer.index
-    counts = replay_buffer.class_counts(index, task.classes)
-    value = s.phi(counts, index.label, index.confidence) * (index.gap + s.epsilon)
-    if s.half_life:
-        value = value * jnp.exp2((index.filled - state.round) / s.half_life)
-    return value
-
-
 def slots_to_fill(s: Settings, task: Task, state: State, newcomers: Index) -> Array:
     """The slots that the newcomers take: int32 [B]."""
     index = state.buffer.index
-    value = worth(s, task, state)
+    counts = replay_buffer.class_counts(index, task.classes)
+    phi = s.phi(counts, index.label, index.confidence)
+    worth = replay_buffer.worth(index, phi, s.epsilon, state.round, s.half_life)
     crowd = jnp.zeros(s.slots, jnp.int32)
     if s.level_classes:
-        crowd = replay_buffer.crowding(index, value, newcomers.label, task.classes)
-    return replay_buffer.least_worth(index, value, crowd, newcomers.label.shape[0])
+        crowd = replay_buffer.crowding(index, worth, newcomers.label, task.classes)
+    return replay_buffer.least_worth(index, worth, crowd, newcomers.label.shape[0])
 
 
 def draw_views(key: Key, s: Settings) -> Array:
     """A view number for each row of the student's batch: one of the V cached, or any without a cache."""
     return jax.random.randint(key, (s.student_batch,), 0, s.views or 2**16)
-
-
-def buffer_metrics(index: Index, classes: int) -> Metrics:
-    """How full, how even and how hard the buffer is."""
-    counts = replay_buffer.class_counts(index, classes)
-    filled = jnp.maximum(index.occupied.sum(), 1)
-    return {
-        "filled": filled,
-        "smallest_class": counts.min(),
-        "largest_class": counts.max(),
-        "buffer_confidence": index.confidence.sum() / filled,
-        "buffer_gap": index.gap.sum() / filled,
-    }

@@ -1,0 +1,59 @@
+"""Whether batches, buffer, teacher and student fit together; asked before anything is compiled."""
+
+from __future__ import annotations
+
+import jax
+from ml_collections import ConfigDict
+
+from ssdkd_jax import parallel
+from ssdkd_jax.types import Inputs, Network, Variables
+
+
+def check(
+    config: ConfigDict,
+    inputs: Inputs,
+    teacher_network: Network,
+    teacher_variables: Variables,
+    student_network: Network,
+) -> None:
+    """Raise ValueError, in one sentence, where the pieces do not fit together."""
+    if config.buffer.size < max(config.synthesis.batch, config.student.batch):
+        raise ValueError(
+            f"buffer.size = {config.buffer.size} is smaller than a batch (synthesis.batch = "
+            f"{config.synthesis.batch}, student.batch = {config.student.batch}); make it at least as large."
+        )
+    parallel.check_batch("synthesis.batch", config.synthesis.batch)
+    parallel.check_batch("student.batch", config.student.batch)
+    images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
+    answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
+    if answered != inputs.classes:
+        raise ValueError(
+            f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
+            "use a teacher of the same classes."
+        )
+    if config.synthesis.latent < inputs.classes:
+        raise ValueError(
+            f"synthesis.latent = {config.synthesis.latent} cannot hold the code of {inputs.classes} classes; "
+            "make it at least as large."
+        )
+    if config.schedule.warmup >= config.schedule.rounds:
+        raise ValueError(
+            f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
+            "for distillation; lower it."
+        )
+    check_answer(config, config.student.model, student_network, images)
+
+
+def check_answer(
+    config: ConfigDict, name: str, model: Network, images: jax.ShapeDtypeStruct, variables: Variables | None = None
+) -> int:
+    """The classes that the model `name` answers; ValueError where not per image, or per pixel, as the task asks."""
+    variables = variables or jax.eval_shape(model.init, jax.random.key(0))
+    shape = jax.eval_shape(model.apply, variables, images).shape
+    wanted = images.shape[:3] if config.task.name == "segmentation" else images.shape[:1]
+    if shape[:-1] != wanted:
+        raise ValueError(
+            f"task.name = '{config.task.name}' takes logits of shape {[*wanted, 'C']}, but the model '{name}' answers "
+            f"{list(shape)}; choose another model or task."
+        )
+    return shape[-1]
