@@ -25,6 +25,7 @@ from ssdkd_jax import (
     parallel,
     preemption,
     report,
+    runtime,
     supervised,
 )
 from ssdkd_jax import workdir as folders
@@ -50,6 +51,8 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not runtime.can_cache_programs(os.environ):
+        jax.config.update("jax_enable_compilation_cache", False)
 
     logging.set_verbosity(logging.WARNING)
 

@@ -37,6 +37,11 @@ def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return added
 
 
+def can_cache_programs(environment: Mapping[str, str]) -> bool:
+    """Whether compiled programs can be stored for the next run: jaxlib cannot serialise oneDNN's custom calls."""
+    return ONEDNN[1] not in environment.get("XLA_FLAGS", "")
+
+
 def prepare() -> None:
     """Restart this script once in the fast CPU environment; call before jax is imported.
 

@@ -86,6 +86,8 @@ def test_environment_keeps_the_users_xla_flags(monkeypatch):
     assert added["XLA_FLAGS"].split()[0] == "--xla_dump_to=/x"
     assert len(added["XLA_FLAGS"].split()) > 1
     assert "XLA_FLAGS" not in runtime.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
+    assert runtime.can_cache_programs({})
+    assert not runtime.can_cache_programs(added)
 
 
 def test_environment_that_is_complete_gets_nothing():

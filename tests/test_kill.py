@@ -10,11 +10,15 @@ from test_scripts import finish, overrides, start
 
 from ssdkd_jax import checkpoint, preemption
 
-ARGUMENTS = overrides(schedule__rounds=12, teacher__epochs=3, yardstick_steps=0)
+SHORT = {"schedule.rounds": 12, "schedule.distill_steps": 6, "schedule.checkpoint_seconds": 1.0, "teacher.epochs": 2}
+ARGUMENTS = {
+    "tiny": overrides(schedule__rounds=12, teacher__epochs=3, yardstick_steps=0),
+    "quickstart": [f"--config.{name}={value}" for name, value in (SHORT | {"yardstick_steps": 0}).items()],
+}
 
 
-def launch(workdir, cache):
-    return start(cache, "distill.py", f"--workdir={workdir}", *ARGUMENTS)
+def launch(workdir, cache, networks):
+    return start(cache, "distill.py", f"--workdir={workdir}", *ARGUMENTS[networks])
 
 
 def interrupt(process, how, seconds):
@@ -46,21 +50,22 @@ def assert_same(run, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("networks", ARGUMENTS)
 @pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 30), (signal.SIGTERM, 10)])
-def test_interrupted_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, how, times):
+def test_interrupted_at_random_moments_a_run_ends_with_the_same_bits(tmp_path, how, times, networks):
     cache, alone, moments = tmp_path / "cache", tmp_path / "alone", random.Random(0)
     for workdir in (tmp_path / "compiles", alone):
         started = time.monotonic()
-        code, _, err = finish(launch(workdir, cache))
+        code, _, err = finish(launch(workdir, cache, networks))
         assert code == 0, err
     seconds, number = time.monotonic() - started, 0
     while times:
-        process = launch(tmp_path / f"run{number}", cache)
+        process = launch(tmp_path / f"run{number}", cache, networks)
         hit = interrupt(process, how, moments.uniform(0.1, 0.9) * seconds)
         times -= hit
         if not hit:
             assert_same(tmp_path / f"run{number}", alone)
             number += 1
-    code, _, err = finish(launch(tmp_path / f"run{number}", cache))
+    code, _, err = finish(launch(tmp_path / f"run{number}", cache, networks))
     assert code == 0, err
     assert_same(tmp_path / f"run{number}", alone)
