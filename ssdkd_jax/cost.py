@@ -145,7 +145,7 @@ def _followed(jaxpr: Any, starts: list[int]) -> tuple[float, list[int]]:
         depths = [0 if isinstance(v, jax.extend.core.Literal) else before.get(v, 0) for v in equation.invars]
         sent = _passed(equation)
         ends = [max(depths, default=0) + (sent > 0)] * len(equation.outvars)
-        for inner in jax.core.jaxprs_in_params(equation.params):
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
             same = len(inner.invars) == len(depths)
             more, inner_ends = _followed(inner, depths if same else [max(depths, default=0)] * len(inner.invars))
             sent += more
