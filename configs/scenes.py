@@ -2,10 +2,9 @@
 
     python experiments/distill.py --config=configs/scenes.py --workdir=runs/scenes
 
-Measured once, seed 0, in parts: a teacher of 10 epochs on 3,000 scenes of an earlier, more crowded make has 0.763 mIoU
-on the test scenes of this one, and its data-free student 0.652 (85.4 %), with requests for the ground not yet capped.
-The seconds tell little: 1,949 for the student on a third to a half of one core. The config as it stands has not been
-run from start to end.
+Measured on one core beside other work (a shared four-core Xeon at 2.5 GHz, Python 3.11, jax 0.10.2): seed 0, a teacher
+of 0.806 mIoU, trained in 629 s, and a student of 0.713 (88.5 % of it), distilled in 1,136 s from the saved teacher.
+Seeds 0 and 1 with 50 rounds of 75 steps: students of 0.675 and 0.692 (83.8 and 85.9 %), both teachers 0.806.
 """
 
 from ml_collections import ConfigDict
@@ -24,5 +23,5 @@ def get_config() -> ConfigDict:
     config.buffer.update(size=300, half_life=10.0)
     config.views.update(count=4, flip=False, shift=4)
     config.sampler.name = "uniform"
-    config.schedule.update(rounds=50, warmup=10, distill_steps=75, evaluate_every=5)
+    config.schedule.update(rounds=60, warmup=10, distill_steps=90, evaluate_every=10)
     return config
