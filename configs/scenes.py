@@ -10,10 +10,11 @@ Seeds 0 and 1 with 50 rounds of 75 steps: students of 0.675 and 0.692 (83.8 and 
 from ml_collections import ConfigDict
 
 from ssdkd_jax import config as defaults
+from ssdkd_jax import presets
 
 
-def get_config() -> ConfigDict:
-    """See ssdkd_jax/config.py for the meaning of every field."""
+def get_config(method: str = "ssdkd") -> ConfigDict:
+    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.default()
     config.data.name = "scenes"
     config.task.name = "segmentation"
@@ -24,4 +25,5 @@ def get_config() -> ConfigDict:
     config.views.update(count=4, flip=False, shift=4)
     config.sampler.name = "uniform"
     config.schedule.update(rounds=60, warmup=10, distill_steps=90, evaluate_every=10)
-    return config
+    config.yardstick_steps = 0
+    return presets.apply(config, method)

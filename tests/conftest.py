@@ -60,19 +60,3 @@ def compiled(teacher_variables):
 def cache(tmp_path_factory):
     """Folder of the compiled programs of scripts under test."""
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def background_run(request, tmp_path_factory):
-    """distill.py, started before the first test where a test will ask for it: (workdir, process)."""
-    if not any("distilled" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        yield None
-        return
-    import test_scripts
-
-    workdir, cache = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("background")
-    process = test_scripts.start(cache, "distill.py", f"--workdir={workdir}", *test_scripts.overrides())
-    yield workdir, process
-    if process.poll() is None:
-        process.kill()
-        process.communicate()

@@ -92,6 +92,20 @@ def test_each_part_of_the_evidence_is_written_and_not_run_twice(tmp_path, cache,
     assert (code, out) == (0, ""), err
 
 
+@pytest.mark.slow
+def test_the_switch_of_methods_serves_masks_too(tmp_path, cache):
+    fields = {"teacher__model": "tiny:Pixels", "student__model": "tiny:Pixels", "teacher__epochs": 1}
+    methods = ("ssdkd", "fast_dfkd_5", "dfad")
+    arguments = (f"--workdir={tmp_path}", "--seeds=1", "--budgets=4", f"--methods={','.join(methods)}")
+    overrides = test_scripts.overrides(**fields, schedule__distill_steps=2)
+    config = test_scripts.ROOT / "configs" / "scenes.py"
+    code, _, err = test_scripts.finish(test_scripts.start(cache, "benchmark.py", *arguments, *overrides, config=config))
+    assert code == 0, err
+    found = json.loads((tmp_path / "benchmark.json").read_text())["budgets"]["4"]
+    assert found.keys() == set(methods)
+    assert all(run["steps"] == 4 and 0 <= run["accuracy"] <= 1 for (run,) in found.values())
+
+
 def check_benchmark(folder):
     assert {path.name for path in folder.glob("*.png")} == {f"{n}.png" for n in ("accuracy_4", "times_4", *PICTURES)}
     found = json.loads((folder / "benchmark.json").read_text())["budgets"]["4"]

@@ -66,6 +66,13 @@ def test_an_unknown_pair_is_answered_with_the_nearest():
         defaults.cifar("cifar10", "resnet34-resnet18")
 
 
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "scenes"])
+def test_a_method_is_named_behind_the_file(name):
+    config = get_config(CONFIGS[0].with_name(f"{name}.py"), "dfad")
+    assert (config.method.name, config.method.divergence, config.synthesis.adv) == ("generative", "l1", 1.0)
+    assert config.data.name == name
+
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the allocator's setting is glibc's")
 
 

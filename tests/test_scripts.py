@@ -64,10 +64,10 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def distilled(background_run):
+def distilled(cache, tmp_path_factory):
     """The workdir of a finished run of distill.py, its last line, and what it wrote to stderr."""
-    workdir, process = background_run
-    code, out, err = finish(process)
+    workdir = tmp_path_factory.mktemp("run")
+    code, out, err = finish(start(cache, "distill.py", f"--workdir={workdir}", *overrides()))
     assert code == 0, err
     return workdir, out.strip().splitlines()[-1], err
 
