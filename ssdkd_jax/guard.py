@@ -60,7 +60,7 @@ class Watch:
         self.limit, self.in_a_row = limit, {}
 
     def look(self, stage: str, history: dict[str, np.ndarray], where: str) -> None:
-        """Go through the metrics (name -> [steps]) of one stage.
+        """Go through the metrics of one stage: name -> [steps], or [1] where it is one of the round.
 
         Raises:
             FloatingPointError: at the last of `limit` skipped steps in a row, which names the terms.
@@ -68,7 +68,8 @@ class Watch:
         for step, skipped in enumerate(history.get(stage + SKIPPED, ())):
             self.in_a_row[stage] = self.in_a_row.get(stage, 0) + 1 if skipped else 0
             if skipped and self.in_a_row[stage] >= self.limit:
-                bad = [f"'{name}' is {values[step]}" for name, values in history.items() if not _finite(values[step])]
+                shown = {name: values[step] for name, values in history.items() if step < len(values)}
+                bad = [f"'{name}' is {value}" for name, value in shown.items() if not _finite(value)]
                 raise FloatingPointError(
                     f"{', '.join(bad) or f'the gradient of {stage} is not finite'} in {where}, step {step + 1} "
                     f"({self.in_a_row[stage]} skipped in a row); the last good checkpoint is kept: lower the "

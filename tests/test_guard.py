@@ -51,7 +51,12 @@ def test_what_is_not_finite_on_one_device_is_skipped_on_all():
 
 def history(*skipped):
     skipped = np.array(skipped, np.float32)
-    return {"w": np.where(skipped, np.nan, 1.0), "v": np.ones_like(skipped), "walk_skipped": skipped}
+    return {
+        "w": np.where(skipped, np.nan, 1.0),
+        "v": np.ones_like(skipped),
+        "filled": np.ones(1),  # of the round
+        "walk_skipped": skipped,
+    }
 
 
 def test_the_limit_counts_steps_in_a_row_also_over_rounds():
