@@ -34,7 +34,7 @@ def skipping(step: Step, stage: str, axis: str | None) -> Step:
         ]
         lost = [jnp.any(jnp.isfinite(old) & ~jnp.isfinite(value)) for old, value in changed]
         lost += [~jnp.isfinite(value).all() for value in metrics.values()]
-        skip = parallel.total(jnp.any(jnp.stack(lost)).astype(jnp.float32), axis) > 0
+        skip = parallel.total(jnp.any(jnp.array(lost)).astype(jnp.float32), axis) > 0
         kept = jax.tree.map(
             lambda old, value: jnp.where(skip, old, value) if value is not old and _is_float(value) else value,
             carry,

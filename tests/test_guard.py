@@ -49,6 +49,12 @@ def test_what_is_not_finite_on_one_device_is_skipped_on_all():
     np.testing.assert_array_equal(metrics["walk_skipped"], np.ones(8))
 
 
+def test_a_step_without_numbers_is_never_skipped():
+    guarded = guard.skipping(lambda number, _: (number + 1, {}), "nothing", None)
+    number, metrics = jax.jit(guarded)(jnp.int32(3), jnp.zeros(()))
+    assert (int(number), float(metrics["nothing_skipped"])) == (4, 0.0)
+
+
 def history(*skipped):
     skipped = np.array(skipped, np.float32)
     return {
