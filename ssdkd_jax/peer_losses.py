@@ -25,8 +25,8 @@ def competition(teacher_logits: Array, student_logits: Array, temperature: float
 
 
 def l1(teacher_logits: Array, student_logits: Array) -> Array:
-    """mean_c |f_t - f_s| on the logits (DFAD, Fang et al. 2019)."""
-    return jnp.abs(teacher_logits - student_logits).mean(-1)
+    """|f_t - f_s| on the logits, mean over the classes and, for dense tasks, the pixels (DFAD, Fang et al. 2019)."""
+    return jnp.abs(teacher_logits - student_logits).mean(tuple(range(1, teacher_logits.ndim)))
 
 
 def class_balance(probabilities: Array, axis: str | None) -> Array:

@@ -35,6 +35,7 @@ def test_class_balance_is_lowest_for_even_classes_and_zero_for_one():
 def test_l1_and_activation_are_means_of_magnitudes():
     t, s = jnp.array([[1.0, -2.0], [0.0, 4.0]]), jnp.array([[0.0, 2.0], [0.0, 1.0]])
     np.testing.assert_allclose(peer_losses.l1(t, s), [2.5, 1.5])
+    np.testing.assert_allclose(peer_losses.l1(t[None, None], s[None, None]), [2.0])  # an image of two pixels
     np.testing.assert_allclose(peer_losses.activation(t), [-1.5, -2.0])
 
 

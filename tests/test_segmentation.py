@@ -7,7 +7,7 @@ import pytest
 import tiny
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from ssdkd_jax import augment, build, evaluation, fit, models, optimization, parallel, supervised
+from ssdkd_jax import augment, build, evaluation, fit, models, optimization, parallel, presets, supervised
 from ssdkd_jax.tasks import segmentation
 from ssdkd_jax.types import Network
 
@@ -186,6 +186,26 @@ def test_a_round_of_the_method_fills_the_buffer_and_teaches_the_student():
         losses.append(float(metrics["distillation"]))
     assert gaps.shape == (tiny.BATCH,)
     assert losses[-1] < 0.8 * losses[0]
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("dfq", "zskt", "fast_dfkd_5", "deepinversion")]
+
+
+@pytest.mark.parametrize("name", ["dfad", *SLOW])
+def test_a_round_of_each_other_method_labels_pixels_too(name):
+    config = presets.apply(dense_config(), name)
+    config = tiny.config_fields(config, synthesis__inner_steps=2, student__attention=0.0, views__count=0)
+    teacher = build.network("tiny:Pixels", INPUTS, None)
+    variables = teacher.init(jax.random.key(3))
+    job = build.job(config, INPUTS, teacher, variables, axis=None)
+    state = tiny.synthesize(job, tiny.first_state(job), variables)
+    batch = jax.jit(job.method.sample)(state.method, variables, state.student.step, jax.random.key(5))
+    _, gaps, metrics = jax.jit(lambda s, b: job.step(s, b))(state.student, batch)
+    f_t, f_s = batch.teacher_logits, job.network.train(state.student.variables, batch.images)[0]
+    if name == "dfad":
+        assert float(metrics["distillation"]) == pytest.approx(np.abs(f_t - f_s).mean(), rel=1e-3)
+    assert gaps.shape == (tiny.BATCH,)
+    assert np.isfinite(gaps).all()
 
 
 @pytest.mark.parametrize("name", ["tiny:Tiny", "tiny:Pixels"])

@@ -130,7 +130,7 @@ def make_loss(s: Settings, models: inversion.Models, task: Task, axis: str | Non
 
         terms = {
             "bn": lambda: inversion.match(moments),
-            "oh": lambda: task.target_loss(f_t, f_t.argmax(-1)).mean(),
+            "oh": lambda: task.target_loss(f_t, task.class_probabilities(f_t).argmax(-1)).mean(),
             "adv": lambda: -s.divergence(f_t, f_s).mean(),
             "balance": lambda: peer_losses.class_balance(task.class_probabilities(f_t), axis),
             "activation": lambda: peer_losses.activation(last(features)).mean(),
