@@ -100,7 +100,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         with clock("yardstick"):
             summary[f"real_subset_{score}"] = yardstick.train(config, dataset, inputs)
     if config.measure_unit:
-        in_loop = profiling.in_loop(config, inputs, network, variables)
+        in_loop = profiling.in_loop(profiling.logits_alone(config), inputs, network, variables)
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):

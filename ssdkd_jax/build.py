@@ -132,15 +132,24 @@ def the_start(config: ConfigDict, inner: optax.GradientTransformation) -> genera
     return starts[c.start]()
 
 
-def the_hint(config: ConfigDict, teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> hints.Hint:
+def the_hint(
+    config: ConfigDict, teacher: Network, student: Network, image_shape: tuple[int, int, int], axis: str | None
+) -> hints.Hint:
     """What the student is shown of the teacher beside its logits.
 
     Raises:
-        ValueError: where the config asks for attention transfer and the two networks share no resolution.
+        ValueError: where the config asks for two kinds of hints, or the two networks share no resolution.
     """
-    if not config.student.attention:
+    attention, regression = config.student.attention, config.student.regression
+    if attention and regression:
+        raise ValueError(
+            f"student.attention = {attention} and student.regression = {regression} are two kinds of hints; "
+            "set one of them to 0."
+        )
+    if not attention and not regression:
         return hints.none()
-    return hints.attention(config.student.attention, hints.shared_resolutions(teacher, student, image_shape))
+    shared = hints.shared_resolutions(teacher, student, image_shape)
+    return hints.attention(attention, tuple(shared)) if attention else hints.regression(regression, shared, axis)
 
 
 def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) -> ssdkd.Settings:
@@ -218,7 +227,7 @@ def job(
     generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
     networks = inversion.Models(generator_network, teacher_network, student_network)
     start = the_start(config, optax.adam(config.synthesis.lr_generator, b1=0.5))
-    hint = the_hint(config, teacher_network, student_network, inputs.image_shape)
+    hint = the_hint(config, teacher_network, student_network, inputs.image_shape, axis)
     method = the_method(baselines.Parts(config, inputs, bn, start, hint, networks, the_task, images, axis))
     s = config.student
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)

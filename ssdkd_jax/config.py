@@ -44,7 +44,8 @@ def default() -> ConfigDict:
                 weight_decay=5e-4,
                 warmup=0.05,
                 temperature=4.0,  # T of the distillation loss
-                attention=0.0,  # weight of attention transfer from the teacher's inner maps; 0 for logits alone
+                attention=0.0,  # weight of attention transfer from the teacher's inner maps; 0 for none
+                regression=0.0,  # or of the regression of its inner maps on the student's; both 0: logits alone
             ),
             synthesis=dict(
                 batch=128,  # images made per round
@@ -111,7 +112,7 @@ def default() -> ConfigDict:
                 max_skipped=10,  # steps in a row, each skipped as not finite, that stop the run; 1 stops at the first
             ),
             yardstick_steps=100,  # of the student on as many real images as the buffer holds; 0 leaves it out
-            measure_unit=False,  # also time one distillation step with the teacher in the loop
+            measure_unit=False,  # also time one distillation step with the teacher in the loop, from logits alone
         )
     ).lock()
 

@@ -4,11 +4,15 @@ Attention transfer (Zagoruyko & Komodakis, ICLR 2017; in data-free distillation 
 Storkey, NeurIPS 2019) compares where the two networks are active. A map is taken at the input of
 the last BatchNorm of each resolution (ours), so that any linen module serves unchanged; in a
 wide residual network these are the outputs of its groups.
+
+Regression asks more: that the teacher's maps be linear in the student's, as FitNets do (Romero et
+al., ICLR 2015), at the input of every BatchNorm. Ours is that the linear map is not learnt: each batch
+has its own, of least squares, so that a hint has no parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,10 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import observe
+from ssdkd_jax import observe, parallel
 from ssdkd_jax.types import Array, Network, Variables
 
 Resolution = tuple[int, int]
+RIDGE = 1e-3
 
 
 class Hint(NamedTuple):
@@ -28,11 +33,11 @@ class Hint(NamedTuple):
 
     Attributes:
         observe: (function, variables, images [B, H, W, D]) -> (function(variables, images), hints),
-            where hints is an array [B, P] or None.
+            where hints is a pytree of arrays [B, ...], or None.
         loss: (teacher's hints, student's hints) -> [B].
     """
 
-    observe: Callable[[Callable, Variables, Array], tuple[Any, Array | None]]
+    observe: Callable[[Callable, Variables, Array], tuple[Any, Any]]
     loss: Callable[[Any, Any], Any]
 
 
@@ -58,8 +63,8 @@ def observe_attention(
     function: Callable, variables: Variables, images: Array, *, resolutions: tuple[Resolution, ...]
 ) -> tuple[Any, Array]:
     """(function(variables, images), attention maps [B, P]), P the pixels of all resolutions together."""
-    result, maps = last_maps(function, variables, images)
-    return result, jnp.concatenate([attention_map(maps[resolution]) for resolution in resolutions], axis=-1)
+    result, found = maps(function, variables, images)
+    return result, jnp.concatenate([attention_map(found[resolution][-1]) for resolution in resolutions], axis=-1)
 
 
 def attention_map(features: Array) -> Array:
@@ -79,30 +84,86 @@ def attention_loss(f_t: Array, f_s: Array, *, weight: float, resolutions: tuple[
     return weight * sum(part.mean(-1) for part in jnp.split(squares, ends[:-1], axis=-1))
 
 
-def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> tuple[Resolution, ...]:
-    """The resolutions at which both networks have a BatchNorm, finest first.
+def regression(weight: float, counts: Mapping[Resolution, int], axis: str | None) -> Hint:
+    """Least-squares regression of the teacher's maps on the student's.
+
+    Args:
+        weight: of the sum, over the maps, of the share of variance that stays unexplained.
+        counts: how many maps of each resolution, as of `shared_resolutions`.
+        axis: pmap axis over which the batch is split.
+    """
+    return Hint(
+        observe=partial(observe_maps, counts=counts),
+        loss=lambda f_t, f_s: weight * sum(unexplained(t, s, axis) for t, s in zip(f_t, f_s, strict=True)),
+    )
+
+
+def observe_maps(
+    function: Callable, variables: Variables, images: Array, *, counts: Mapping[Resolution, int]
+) -> tuple[Any, tuple[Array, ...]]:
+    """(function(variables, images), maps [B, h, w, d]): of each resolution `counts`, evenly spaced to the last."""
+    result, found = maps(function, variables, images)
+    return result, tuple(
+        found[resolution][len(found[resolution]) * number // count - 1]
+        for resolution, count in counts.items()
+        for number in range(1, count + 1)
+    )
+
+
+def unexplained(f_t: Array, f_s: Array, axis: str | None) -> Array:
+    """min_P |t - s P|^2 / d_t per pixel, t and s the maps of the whole batch with each channel standardised.
+
+    Its mean over the batch is 1 - R^2, averaged over the teacher's channels.
+
+    Args:
+        f_t: [B, h, w, d_t], the teacher's maps.
+        f_s: [B, h, w, d_s], the student's; as P is at its minimum, no gradient goes through it.
+
+    Returns:
+        [B], the means over pixels and channels.
+    """
+    t, s = (standardised(f.astype(jnp.float32), axis) for f in (f_t, f_s))
+    pixels = s.shape[0] * s.shape[1] * s.shape[2]
+    gram = parallel.mean(jnp.einsum("bhwi,bhwj->ij", s, s) / pixels, axis)
+    cross = parallel.mean(jnp.einsum("bhwi,bhwj->ij", s, t) / pixels, axis)
+    p = jax.lax.stop_gradient(jnp.linalg.solve(gram + RIDGE * jnp.eye(len(gram)), cross))
+    return jnp.square(t - s @ p).mean((1, 2, 3))
+
+
+def standardised(f: Array, axis: str | None) -> Array:
+    """Each channel with mean 0 and, unless it is constant, variance 1 over the pixels of the whole batch."""
+    f = f - parallel.mean(f.mean((0, 1, 2)), axis)
+    return f / jnp.sqrt(parallel.mean(jnp.square(f).mean((0, 1, 2)), axis) + 1e-5)
+
+
+def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> dict[Resolution, int]:
+    """The resolutions at which both networks have a BatchNorm, finest first, and the fewer of the two's numbers.
 
     Raises:
         ValueError: where there is none.
     """
 
-    def resolutions(network: Network) -> set[Resolution]:
+    def numbers(network: Network) -> dict[Resolution, int]:
         variables = jax.eval_shape(network.init, jax.random.key(0))
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        seen: set[Resolution] = set()
-        jax.eval_shape(lambda v, x: seen.update(last_maps(network.apply, v, x)[1]), variables, images)
-        return seen
+        _, found = jax.eval_shape(partial(maps, network.apply), variables, images)
+        return {resolution: len(inputs) for resolution, inputs in found.items()}
 
-    both = resolutions(teacher) & resolutions(student)
+    of_teacher, of_student = numbers(teacher), numbers(student)
+    both = sorted(of_teacher.keys() & of_student.keys(), reverse=True)
     if not both:
         raise ValueError(
-            "student.attention asks for attention transfer, but teacher and student have no BatchNorm at a common "
-            "resolution; set it to 0."
+            "student.attention or student.regression asks for hints, but teacher and student have no BatchNorm at a "
+            "common resolution; set it to 0."
         )
-    return tuple(sorted(both, reverse=True))
+    return {resolution: min(of_teacher[resolution], of_student[resolution]) for resolution in both}
 
 
-def last_maps(function: Callable, variables: Variables, images: Array) -> tuple[Any, dict[Resolution, Array]]:
-    """function(variables, images), and the input of its last BatchNorm at each resolution above 1x1."""
+def maps(function: Callable, variables: Variables, images: Array) -> tuple[Any, dict[Resolution, list[Array]]]:
+    """function(variables, images), and the inputs of its BatchNorms at each resolution above 1x1, in order."""
     result, inputs = observe.layers(partial(function, variables, images), nn.BatchNorm)
-    return result, {x.shape[1:3]: x for x in inputs if x.ndim == 4 and x.shape[1] * x.shape[2] > 1}
+    found: dict[Resolution, list[Array]] = {}
+    for x in inputs:
+        if x.ndim == 4 and x.shape[1] * x.shape[2] > 1:
+            found.setdefault(x.shape[1:3], []).append(x)
+    return result, found

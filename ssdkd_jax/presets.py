@@ -21,10 +21,11 @@ GENERATIVE = {
     "synthesis.lr_generator": 1e-3,
     "student.temperature": 1.0,
     "student.attention": 0.0,
+    "student.regression": 0.0,
     "schedule.distill_steps": 5,
     "schedule.warmup": 0,
 }
-BANK = {"views.count": 0, "student.temperature": 20.0, "student.attention": 0.0}
+BANK = {"views.count": 0, "student.temperature": 20.0, "student.attention": 0.0, "student.regression": 0.0}
 FAST = BANK | {"method.name": "fast_dfkd", "synthesis.start": "first_order", "synthesis.bn": 10.0}
 
 

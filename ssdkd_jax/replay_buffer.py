@@ -9,6 +9,7 @@ and a buffer four times smaller travels four times faster.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -52,13 +53,13 @@ class Rows:
         images: uint8 [N, H, W, D].
         seeds: uint32 [N], which decide the fixed views.
         logits: [N, V, C], the teacher's answers to them.
-        hints: float16 [N, V, P], its hints on them, or None.
+        hints: a pytree of float16 [N, V, ...], its hints on them, or None.
     """
 
     images: Array
     seeds: Array
     logits: Array
-    hints: Array | None = None
+    hints: Any = None
 
 
 @chex.dataclass(frozen=True)

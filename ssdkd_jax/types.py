@@ -117,14 +117,14 @@ class Batch:
         teacher_logits: [B, C] (dense tasks [B, H, W, C]), the teacher's answer to that view.
         weights: [B] importance weights w_i.
         slots: int32 [B], where the images stand in the buffer (all devices'); zeros without one.
-        hints: [B, P], the teacher's hints on that view (see hints.py), or None.
+        hints: a pytree of [B, ...], the teacher's hints on that view (see hints.py), or None.
     """
 
     images: Array
     teacher_logits: Array
     weights: Array
     slots: Array
-    hints: Array | None = None
+    hints: Any = None
 
 
 @chex.dataclass(frozen=True)

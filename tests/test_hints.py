@@ -1,4 +1,4 @@
-"""Attention transfer: which maps are taken, and what their difference costs."""
+"""Hints: which maps are taken, and what their difference costs."""
 
 import flax.linen as nn
 import jax
@@ -51,13 +51,13 @@ def test_the_maps_of_a_wide_residual_network_are_the_outputs_of_its_groups():
     names = [f"block{group}_layer1" for group in (1, 2, 3)]
     _, inner = module.apply(variables, images, False, capture_intermediates=lambda m, _: m.name in names)
     expected = [numpy_map(inner["intermediates"][name]["__call__"][0]) for name in names]
-    hint = hints.attention(1.0, hints.shared_resolutions(network, network, WRN))
+    hint = hints.attention(1.0, tuple(hints.shared_resolutions(network, network, WRN)))
     logits, maps = hint.observe(network.apply, variables, images)
     np.testing.assert_allclose(maps, np.concatenate(expected, 1), rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(logits, network.apply(variables, images))
 
 
-def test_of_each_resolution_the_last_map_stands(rng):
+def test_the_maps_are_the_inputs_of_batch_norm_in_order(rng):
     class Stages(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -69,24 +69,26 @@ def test_of_each_resolution_the_last_map_stands(rng):
 
     module, x = Stages(), jnp.asarray(rng.random((2, 8, 8, 1)), jnp.float32)
     variables = {k: v for k, v in module.init(jax.random.key(0), x).items() if k != "saved"}
-    (_, saved), maps = hints.last_maps(lambda v, x: module.apply(v, x, mutable=["saved"]), variables, x)
+    (_, saved), maps = hints.maps(lambda v, x: module.apply(v, x, mutable=["saved"]), variables, x)
     assert set(maps) == {(8, 8), (4, 4)}  # a single pixel is no map
-    for resolution, number in (((8, 8), 1), ((4, 4), 2)):
-        np.testing.assert_array_equal(maps[resolution], saved["saved"]["x"][number])
+    for resolution, numbers in (((8, 8), (0, 1)), ((4, 4), (2,))):
+        for seen, number in zip(maps[resolution], numbers, strict=True):
+            np.testing.assert_array_equal(seen, saved["saved"]["x"][number])
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "resolutions"),
     [
-        ("wrn16_2", "wrn10_1", ((32, 32), (16, 16), (8, 8))),
-        ("resnet34", "resnet18", ((32, 32), (16, 16), (8, 8), (4, 4))),
-        ("vgg11", "resnet18", ((32, 32), (16, 16), (8, 8), (4, 4))),
-        ("wrn40_2", "mobilenetv2", ((16, 16), (8, 8))),
+        ("wrn16_2", "wrn10_1", {(32, 32): 3, (16, 16): 2, (8, 8): 2}),
+        ("resnet34", "resnet18", {(32, 32): 5, (16, 16): 5, (8, 8): 5, (4, 4): 5}),
+        ("vgg11", "resnet18", {(32, 32): 1, (16, 16): 1, (8, 8): 2, (4, 4): 4}),
+        ("wrn40_2", "mobilenetv2", {(16, 16): 4, (8, 8): 6}),
     ],
 )
 def test_resolutions_that_a_pair_shares(teacher, student, resolutions):
     networks = [models.bind(models.by_name(name, 10), (32, 32, 3)) for name in (teacher, student)]
-    assert hints.shared_resolutions(*networks, (32, 32, 3)) == resolutions
+    shared = hints.shared_resolutions(*networks, (32, 32, 3))
+    assert list(shared.items()) == list(resolutions.items())
 
 
 def test_a_pair_without_a_common_resolution_is_an_error(teacher_variables):
@@ -95,9 +97,73 @@ def test_a_pair_without_a_common_resolution_is_an_error(teacher_variables):
         build.job(config, tiny.INPUTS, tiny.teacher_network(), teacher_variables)
 
 
-def test_a_student_is_pulled_towards_the_teachers_maps(teacher_variables):
+def test_two_kinds_of_hints_at_once_are_an_error(teacher_variables):
+    config = tiny.make_config(student__attention=1.0, student__regression=2.0)
+    with pytest.raises(ValueError, match=r"attention = 1.0 and student.regression = 2.0 .* set one of them to 0"):
+        build.job(config, tiny.INPUTS, tiny.teacher_network(), teacher_variables)
+
+
+def numpy_unexplained(t, s):
+    """Mean over the teacher's channels of 1 - R^2 of ordinary least squares with an intercept."""
+    t, s = (np.asarray(f, np.float64).reshape(-1, f.shape[-1]) for f in (t, s))
+    s = np.concatenate([s, np.ones((len(s), 1))], 1)
+    rest = t - s @ np.linalg.lstsq(s, t, rcond=None)[0]
+    return (rest.var(0) / t.var(0)).mean()
+
+
+def test_what_a_regression_leaves_is_one_minus_the_coefficient_of_determination(rng):
+    s = features(rng, (6, 8, 8, 3)) + 5
+    t = s @ rng.normal(size=(3, 4)).astype(np.float32) + features(rng, (6, 8, 8, 4))
+    left = hints.unexplained(t, s, None)
+    assert left.shape == (6,)
+    np.testing.assert_allclose(left.mean(), numpy_unexplained(t, s), rtol=1e-4)
+    assert 0.1 < left.mean() < 0.9
+
+
+def test_maps_that_are_linear_in_the_students_leave_nothing_and_unrelated_ones_all(rng):
+    s = features(rng, (16, 8, 8, 3))
+    assert hints.unexplained(s @ np.float32([[1, 2], [0, 1], [3, -1]]) - 7, s, None).max() < 1e-4
+    assert hints.unexplained(features(rng, (16, 8, 8, 2)), s, None).mean() > 0.99
+
+
+def test_a_constant_channel_and_a_doubled_one_are_finite(rng):
+    s = np.concatenate([features(rng, (4, 4, 4, 2))] * 2 + [np.ones((4, 4, 4, 1), np.float32)], -1)
+    t = features(rng, (4, 4, 4, 2))
+    value, gradient = jax.value_and_grad(lambda s: hints.unexplained(t, s, None).mean())(s)
+    np.testing.assert_allclose(value, numpy_unexplained(t, s), rtol=1e-2)
+    assert np.isfinite(gradient).all()
+
+
+def test_its_gradient_is_that_of_the_minimum_though_none_goes_through_the_linear_map(rng):
+    t, s = features(rng, (3, 4, 4, 2)), features(rng, (3, 4, 4, 3))
+    gradient = jax.grad(lambda s: hints.unexplained(t, s, None).mean())(s)
+    direction = features(rng, s.shape)
+    slope = (numpy_unexplained(t, s + 1e-5 * direction) - numpy_unexplained(t, s - 1e-5 * direction)) / 2e-5
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-2)
+
+
+def test_a_regression_over_eight_devices_is_that_over_one(rng):
+    t, s = features(rng, (16, 4, 4, 5)), features(rng, (16, 4, 4, 3))
+    split = [f.reshape(8, 2, *f.shape[1:]) for f in (t, s)]
+    own = jax.vmap(lambda t, s: hints.unexplained(t, s, "devices"), axis_name="devices")(*split)
+    np.testing.assert_allclose(own.reshape(16), hints.unexplained(t, s, None), rtol=1e-4)
+
+
+def test_of_a_deeper_network_the_maps_are_evenly_spaced_to_the_last():
+    module = models.by_name("wrn28_1", 10)
+    network = models.bind(module, WRN)
+    variables, images = network.init(jax.random.key(0)), tiny.images(0, 2, WRN)
+    _, found = hints.maps(network.apply, variables, images)
+    _, seen = hints.observe_maps(network.apply, variables, images, counts={(8, 8): 5, (2, 2): 4})
+    assert [len(found[r]) for r in ((8, 8), (4, 4), (2, 2))] == [9, 8, 8]
+    expected = [found[8, 8][i] for i in (0, 2, 4, 6, 8)] + [found[2, 2][i] for i in (1, 3, 5, 7)]
+    for one, other in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("hint", [hints.attention(250.0, ((4, 4),)), hints.regression(3.0, {(4, 4): 1}, None)])
+def test_a_student_is_pulled_towards_the_teachers_maps(teacher_variables, hint):
     network, tx = tiny.teacher_network(), optimization.sgd(0.5, 100, 0.0, 0.01)
-    hint = hints.attention(250.0, ((4, 4),))
     images = tiny.images(3, 12)
     _, maps = hint.observe(network.apply, teacher_variables, images)
     state = optimization.init(network, tx, jax.random.key(2))

@@ -129,6 +129,25 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
     assert changed > 3 * tiny.BATCH
 
 
+@pytest.mark.parametrize("views", [3, 0])
+def test_maps_to_regress_are_the_teachers_cached_or_in_the_loop(teacher_variables, views):
+    config = tiny.make_config(student__attention=0.0, student__regression=2.0, views__count=views)
+    job = tiny.job(config, teacher_variables, axis=None)
+    state = tiny.synthesize(job, tiny.first_state(job), teacher_variables)
+    batch = jax.jit(job.method.sample)(state.method, teacher_variables, jnp.int32(0), jax.random.key(0))
+    hint = hints.regression(2.0, {(4, 4): 1}, None)
+    answer = jax.jit(lambda v, x: hint.observe(tiny.teacher_network().apply, v, x))
+    logits, (maps,) = answer(teacher_variables, batch.images)
+    np.testing.assert_allclose(batch.teacher_logits, logits, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(batch.hints[0], maps, rtol=2e-3, atol=1e-3)
+    _, _, metrics = jax.jit(job.step)(state.student, batch)
+    logits_alone = tiny.job(tiny.make_config(student__attention=0.0), teacher_variables, axis=None)
+    _, _, plain = jax.jit(logits_alone.step)(state.student, batch)
+    _, own = hint.observe(job.network.train, state.student.variables, batch.images)
+    left = (np.asarray(batch.weights) * np.asarray(hint.loss(batch.hints, own))).mean()
+    np.testing.assert_allclose(metrics["distillation"] - plain["distillation"], left, rtol=1e-3)
+
+
 def test_cached_logits_do_not_run_the_teacher(single):
     job, state, teacher = single
     broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), teacher)

@@ -187,13 +187,13 @@ def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str |
 
 def view_answers(
     s: Settings, models: inversion.Models, teacher_variables: Variables, seeds: Array, images: Array
-) -> tuple[Array, Array | None]:
-    """The teacher's logits [B, V, C] and hints [B, V, P] on the fixed views of uint8 images; at least one view."""
+) -> tuple[Array, Any]:
+    """The teacher's logits [B, V, C] and hints [B, V, ...] on the fixed views of uint8 images; at least one view."""
     answer = partial(s.hint.observe, models.teacher.apply, teacher_variables)
     return teacher.view_answers(answer, s.view, seeds, augment.to_float(images), max(s.views, 1))
 
 
-def make_rows(s: Settings, images: Array, seeds: Array, answers: tuple[Array, Array | None]) -> Rows:
+def make_rows(s: Settings, images: Array, seeds: Array, answers: tuple[Array, Any]) -> Rows:
     """What the buffer keeps of newcomers: hints in half precision."""
     logits, hints = jax.tree.map(lambda x: x[:, : s.views], answers)
     return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(lambda x: x.astype(jnp.float16), hints))
