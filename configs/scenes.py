@@ -18,12 +18,12 @@ def get_config(method: str = "ssdkd") -> ConfigDict:
     config = defaults.default()
     config.data.name = "scenes"
     config.task.name = "segmentation"
-    config.teacher.update(model="deeplabv3_resnet_small", epochs=10, batch=16, lr=0.1, shift=6)
-    config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0)
+    config.teacher.update(model="deeplabv3_resnet_small", epochs=7, batch=16, lr=0.1, shift=6)
+    config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0, regression=3.0)
     config.synthesis.update(batch=32, inner_steps=8, width=16, doublings=3, latent=128, bn=2.0, oh=2.0, adv=4.0)
     config.buffer.update(size=300, half_life=10.0)
-    config.views.update(count=4, flip=False, shift=4)
+    config.views.update(count=0, flip=False, shift=4)
     config.sampler.name = "uniform"
-    config.schedule.update(rounds=60, warmup=10, distill_steps=90, evaluate_every=10)
+    config.schedule.update(rounds=30, warmup=8, distill_steps=90, evaluate_every=11)
     config.yardstick_steps = 0
     return presets.apply(config, method)

@@ -12,7 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-GENERATIVE = {
+LOGITS = {"student.attention": 0.0, "student.regression": 0.0}
+GENERATIVE = LOGITS | {
     "method.name": "generative",
     "synthesis.bn": 0.0,
     "synthesis.oh": 0.0,
@@ -20,12 +21,10 @@ GENERATIVE = {
     "synthesis.inner_steps": 1,
     "synthesis.lr_generator": 1e-3,
     "student.temperature": 1.0,
-    "student.attention": 0.0,
-    "student.regression": 0.0,
     "schedule.distill_steps": 5,
     "schedule.warmup": 0,
 }
-BANK = {"views.count": 0, "student.temperature": 20.0, "student.attention": 0.0, "student.regression": 0.0}
+BANK = LOGITS | {"views.count": 0, "student.temperature": 20.0}
 FAST = BANK | {"method.name": "fast_dfkd", "synthesis.start": "first_order", "synthesis.bn": 10.0}
 
 
@@ -40,6 +39,7 @@ def _fast(steps: int, lr_latent: float, lr_generator: float) -> dict[str, Any]:
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "ssdkd": {},
+    "ssdkd_logits": LOGITS,
     "fast_dfkd_2": _fast(2, 0.015, 5e-3),
     "fast_dfkd_5": _fast(5, 0.01, 3e-3),
     "fast_dfkd_10": _fast(10, 0.01, 2e-3),

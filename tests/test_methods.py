@@ -176,8 +176,20 @@ def test_presets_keep_the_students_steps_and_name_the_nearest():
     assert (chosen.method.name, chosen.synthesis.adv, chosen.synthesis.oh) == ("fast_dfkd", 1.33, 0.5)
     assert (chosen.synthesis.lr_generator, chosen.synthesis.lr_latent, chosen.synthesis.lr_meta) == (3e-3, 0.01, 0.015)
     assert presets.fast_weights("vgg11") == (1.0, 0.5)
+
+
+def test_without_hints_ssdkd_is_itself_and_other_methods_see_logits_alone():
+    hinted = tiny.config_fields(defaults.default(), student__regression=3.0)
+    alone = presets.apply(hinted.copy_and_resolve_references(), "ssdkd_logits")
+    assert alone == presets.apply(defaults.default(), "ssdkd")
+    seen = {name: presets.apply(hinted.copy_and_resolve_references(), name).student for name in presets.PRESETS}
+    assert [name for name in seen if seen[name].regression] == ["ssdkd", "real", "real_small"]
+    assert [name for name in seen if seen[name].attention] == ["zskt"]
+
+
+def test_an_unknown_preset_is_an_error_with_the_nearest():
     with pytest.raises(ValueError, match="Unknown method 'daffl'; did you mean 'dafl'"):
-        presets.apply(base, "daffl")
+        presets.apply(defaults.default(), "daffl")
 
 
 def test_unknown_methods_and_missing_pieces_are_one_sentence(teacher_variables):
