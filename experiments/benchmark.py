@@ -26,8 +26,9 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import checkpoint, presets
 
+ON_REQUEST = ("fast_dfkd_2", "fast_dfkd_10", "ssdkd_logits")
 METHODS = flags.DEFINE_list(
-    "methods", [name for name in presets.PRESETS if not re.fullmatch(r"fast_dfkd_(2|10)", name)], "Of presets.PRESETS."
+    "methods", [name for name in presets.PRESETS if name not in ON_REQUEST], "Of presets.PRESETS."
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each method.", lower_bound=1)
 BUDGETS = flags.DEFINE_list("budgets", ["60s"], "Seconds (60s) or distillation steps (600), each a table.")

@@ -39,6 +39,7 @@ from ssdkd_jax import (
     hosts,
     models,
     parallel,
+    presets,
     profiling,
     report,
     train,
@@ -100,7 +101,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         with clock("yardstick"):
             summary[f"real_subset_{score}"] = yardstick.train(config, dataset, inputs)
     if config.measure_unit:
-        in_loop = profiling.in_loop(profiling.logits_alone(config), inputs, network, variables)
+        unhinted = presets.apply(config.copy_and_resolve_references(), "ssdkd_logits")
+        in_loop = profiling.in_loop(unhinted, inputs, network, variables)
         start = profiling.filled_state(in_loop, config.seed)
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):

@@ -77,13 +77,6 @@ def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variable
     return build.job(config, inputs, teacher, variables)
 
 
-def logits_alone(config: ConfigDict) -> ConfigDict:
-    """`config` without hints."""
-    config = config.copy_and_resolve_references()
-    config.student.update(attention=0.0, regression=0.0)
-    return config
-
-
 def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:
     """Median seconds of one dispatch of the distillation step, per step."""
     program = dispatch.repeat(train.guarded_distill(job.method, job.step), 1)
