@@ -5,15 +5,18 @@
 A budget is seconds of synthesis and distillation (60s) or distillation steps (600); compilation and evaluation are
 counted apart. How many rounds fit into a time is measured first, in a short run of each method. Peak memory is that of
 the accelerator where there is one, else of the process, compilation included. Every run is a process of distill.py;
-started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots.
+started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots, of all runs that
+the workdir holds, so that slow methods can be given more time by another call: --methods=deepinversion --budgets=1000s.
 
 On a machine that others use, --clock=cpu counts processor seconds; pin the process to one core for them to mean time.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +37,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each method.", lowe
 BUDGETS = flags.DEFINE_list("budgets", ["60s"], "Seconds (60s) or distillation steps (600), each a table.")
 CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
 POINTS = 12
+BUDGET = re.compile(r"(\d+)(s?)")
 
 
 class Pace(NamedTuple):
@@ -50,10 +54,8 @@ def main() -> None:
     compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value, CLOCK.value)
 
 
-def compare(
-    workdir: Path, config: ConfigDict, methods: list[str], seeds: int, budgets: list[str], clock: str
-) -> dict[str, dict[str, list[dict]]]:
-    """Budget -> method -> the summaries of its seeds.
+def compare(workdir: Path, config: ConfigDict, methods: list[str], seeds: int, budgets: list[str], clock: str) -> None:
+    """Run each method, budget and seed that is not there yet; the results are written after each seed.
 
     Raises:
         ValueError: where `config` already is another method's, or a budget is malformed.
@@ -62,17 +64,29 @@ def compare(
         raise ValueError(f"The config is already that of '{config.method.name}'; name it without a method.")
     config = runs.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
-    results: dict[str, dict[str, list[dict]]] = {budget: {} for budget in budgets}
     planned = [(budget, seed, name) for budget in budgets for seed in range(seeds) for name in methods]
     for number, (budget, seed, name) in enumerate(planned, 1):
         chosen = presets.apply(runs.configured(config, seed=seed), name)
         run = runs.Run(f"{budget}/{name}/{seed}", fitted(workdir, name, chosen, budget, clock))
-        summary = runs.run_one(workdir, run, clock, f"[{number}/{len(planned)}]")
-        if summary:
-            results[budget].setdefault(name, []).append(summary)
+        runs.run_one(workdir, run, clock, f"[{number}/{len(planned)}]")
         if name == methods[-1]:
-            write(workdir, results)
-    return results
+            write(workdir, finished(workdir))
+
+
+def finished(workdir: Path) -> dict[str, dict[str, list[dict]]]:
+    """Budget -> method -> the record of each seed that has been run under `workdir`, by this call or an earlier one."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    paths = [path for path in workdir.glob("*/*/*/summary.json") if BUDGET.fullmatch(path.parts[-4])]
+    for path in sorted(paths, key=place):
+        budget, name, _ = path.parts[-4:-1]
+        found.setdefault(budget, {}).setdefault(name, []).append(record(json.loads(path.read_text())))
+    return found
+
+
+def place(path: Path) -> tuple[int, str, int, int]:
+    """What runs are sorted by: budgets from short to long, methods as in the presets, seeds."""
+    budget, name, seed = path.parts[-4:-1]
+    return int(budget.removesuffix("s")), budget, list(presets.PRESETS).index(name), int(seed)
 
 
 def fitted(workdir: Path, name: str, config: ConfigDict, budget: str, clock: str) -> ConfigDict:
@@ -81,7 +95,7 @@ def fitted(workdir: Path, name: str, config: ConfigDict, budget: str, clock: str
     Raises:
         ValueError: for a budget that is neither seconds nor steps.
     """
-    found = re.fullmatch(r"(\d+)(s?)", budget)
+    found = BUDGET.fullmatch(budget)
     if not found:
         raise ValueError(f"Budget '{budget}' is neither seconds, such as 60s, nor steps, such as 600.")
     plan, amount = config.schedule, int(found.group(1))
@@ -131,27 +145,27 @@ def record(summary: dict) -> dict:
     }
 
 
-def write(workdir: Path, results: dict[str, dict[str, list[dict]]]) -> None:
-    """JSON, Markdown and plots of what has been run."""
-    records = {
-        budget: {name: [record(s) for s in summaries] for name, summaries in of.items()}
-        for budget, of in results.items()
-        if of
-    }
-    checkpoint.write_json(workdir / "benchmark.json", {"budgets": records})
-    text = [f"## Budget {budget}\n\n{tables.comparison(of)}\n\n{times(of)}\n" for budget, of in records.items()]
+def write(workdir: Path, of: Mapping[str, Mapping[str, list[dict]]]) -> None:
+    """JSON, Markdown and plots of these records, budget by budget."""
+    checkpoint.write_json(workdir / "benchmark.json", {"budgets": of})
+    text = [f"## Budget {budget}\n\n{tables.comparison(of[budget])}\n\n{times(of, budget)}\n" for budget in of]
     (workdir / "benchmark.md").write_text("\n".join(text))
-    for budget, of in records.items():
-        tables.plot_curves(workdir / f"accuracy_{budget}.png", of, f"budget {budget}")
-        tables.plot_times(workdir / f"times_{budget}.png", of, f"budget {budget}")
+    for budget, records in of.items():
+        tables.plot_curves(workdir / f"accuracy_{budget}.png", records, f"budget {budget}")
+        tables.plot_times(workdir / f"times_{budget}.png", records, f"budget {budget}")
 
 
-def times(of: dict[str, list[dict]]) -> str:
-    """Seconds to the accuracy that SSD-KD has at a third of its time, as a table; '' without SSD-KD."""
-    if "ssdkd" not in of:
+def times(of: Mapping[str, Mapping[str, list[dict]]], budget: str) -> str:
+    """Seconds to the accuracy that SSD-KD has at a third of its time under `budget`, as a table; '' without SSD-KD.
+
+    Each method counts with the budget, of all it has been given, under which it is there first.
+    """
+    if "ssdkd" not in of[budget]:
         return ""
-    level = float(np.mean([accuracy_at(run, run["curve"][-1]["seconds"] / 3) for run in of["ssdkd"]]))
-    return f"Accuracy of SSD-KD at a third of its time: {100 * level:.2f} %.\n\n" + tables.reaching(of, level)
+    level = float(np.mean([accuracy_at(run, run["curve"][-1]["seconds"] / 3) for run in of[budget]["ssdkd"]]))
+    names = dict.fromkeys(name for records in of.values() for name in records)
+    quickest = {name: tables.quickest([r[name] for r in of.values() if name in r], level) for name in names}
+    return f"Accuracy of SSD-KD at a third of its time: {100 * level:.2f} %.\n\n" + tables.reaching(quickest, level)
 
 
 def accuracy_at(run: dict, seconds: float) -> float:

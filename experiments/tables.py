@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -56,20 +57,36 @@ def time_to(run: dict, level: float) -> float | None:
     return next((point["seconds"] for point in run["curve"] if point["accuracy"] >= level), None)
 
 
+def mean_time_to(runs: Sequence[dict], level: float) -> float | None:
+    """Mean seconds until an accuracy; None where a run does not arrive."""
+    found = [time_to(run, level) for run in runs]
+    return None if None in found else float(np.mean(found))
+
+
+def length(runs: Sequence[dict]) -> float:
+    """Mean seconds of whole runs."""
+    return float(np.mean([run["curve"][-1]["seconds"] for run in runs]))
+
+
+def quickest(groups: Sequence[Sequence[dict]], level: float) -> Sequence[dict]:
+    """Of runs under several budgets, those that all reach an accuracy first; the longest where none do."""
+
+    def rank(runs: Sequence[dict]) -> tuple[float, float]:
+        taken = mean_time_to(runs, level)
+        return (math.inf, -length(runs)) if taken is None else (taken, 0.0)
+
+    return min(groups, key=rank)
+
+
 def reaching(of: Records, level: float) -> str:
     """How long each method takes to an accuracy, in all seeds, and as a multiple of SSD-KD's time."""
-
-    def seconds(name: str) -> float | None:
-        found = [time_to(run, level) for run in of[name]]
-        return None if None in found else float(np.mean(found))
-
-    own, rows = seconds("ssdkd"), []
-    for name in of:
-        taken, spent = seconds(name), np.mean([run["curve"][-1]["seconds"] for run in of[name]])
+    own, rows = mean_time_to(of["ssdkd"], level), []
+    for name, runs in of.items():
+        taken, spent = mean_time_to(runs, level), length(runs)
         never = f"never in {spent:.0f} s" + (f" ({spent / own:.1f}x)" if own else "")
         times = f"{taken / own:.1f}" if taken and own else ""
-        rows.append([name, f"{taken:.1f}" if taken is not None else never, times])
-    return markdown(("method", "seconds until all seeds have it", "times SSD-KD's"), rows)
+        rows.append([name, str(len(runs)), f"{taken:.1f}" if taken is not None else never, times])
+    return markdown(("method", "seeds", "seconds until all seeds have it", "times SSD-KD's"), rows)
 
 
 def plot_curves(path: Path, of: Records, title: str) -> None:

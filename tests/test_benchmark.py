@@ -31,6 +31,9 @@ RECORDS = {
 }
 
 
+BUDGETED = ["60s/ssdkd/0", "60s/ssdkd/2", "60s/ssdkd/10", "60s/dafl/0", "200s/dafl/0", "600/real/1"]
+
+
 def test_the_comparison_ranks_by_mean_accuracy_and_shows_the_spread():
     lines = tables.comparison(RECORDS).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == ["ssdkd", "slow", "lost"]
@@ -41,9 +44,37 @@ def test_the_time_to_an_accuracy_is_that_of_all_seeds_or_never():
     assert tables.time_to(RECORDS["slow"][0], 0.8) == 40.0
     assert tables.time_to(RECORDS["slow"][0], 0.81) is None
     rows = tables.reaching(RECORDS, 0.7).splitlines()[2:]
-    assert rows[0] == "| slow | 40.0 | 6.7 |"
-    assert rows[1] == "| ssdkd | 6.0 | 1.0 |"
-    assert rows[2] == "| lost | never in 9 s (1.5x) |  |"
+    assert rows[0] == "| slow | 2 | 40.0 | 6.7 |"
+    assert rows[1] == "| ssdkd | 2 | 6.0 | 1.0 |"
+    assert rows[2] == "| lost | 2 | never in 9 s (1.5x) |  |"
+
+
+def test_a_method_with_several_budgets_counts_with_the_one_under_which_it_arrives_first():
+    long, longer = [record((50.0, 0.7), (90.0, 0.9))], [record((70.0, 0.7), (200.0, 0.8))]
+    assert tables.quickest([RECORDS["lost"], longer, long], 0.7) is long
+    assert tables.quickest([RECORDS["lost"], longer, long], 0.95) is longer
+
+
+def test_runs_of_earlier_calls_stand_in_the_tables_in_order(tmp_path):
+    summary = {
+        **{"score": "accuracy", "student_accuracy": 0.9, "teacher_accuracy": 0.95, "clock": "cpu"},
+        **{"seconds": {"synthesis": 3.0, "distillation": 6.0}, "distillation_steps": 5, "synthetic_images": 7},
+        **{"config": {"schedule": {"rounds": 4}}, "peak_memory_bytes": 8},
+    }
+    parts = [*BUDGETED, "scale/13/0", "pace/ssdkd"]
+    for part in parts:
+        seed = int(part.split("/")[-1]) if part[-1].isdigit() else 0
+        curve = [{"synthesis": s, "distillation": 2 * s, "accuracy": 0.3 * s} for s in (1.0, 2.0, 3.0)]
+        (tmp_path / part).mkdir(parents=True)
+        (tmp_path / part / "summary.json").write_text(json.dumps({**summary, "seed": seed, "curve": curve}))
+    found = benchmark.finished(tmp_path)
+    runs_of = {f"{budget}/{name}": seeds for budget, of in found.items() for name, seeds in of.items()}
+    assert [f"{folder}/{run['seed']}" for folder, seeds in runs_of.items() for run in seeds] == BUDGETED
+    benchmark.write(tmp_path, found)
+    text = (tmp_path / "benchmark.md").read_text()
+    assert text.count("## Budget") == 3
+    assert text.count("SSD-KD at a third of its time: 30.00 %") == 1
+    assert "| dafl | 1 | 3.0 | 1.0 |" in text
 
 
 def test_accuracy_between_evaluations_is_linear_and_zero_at_the_start():
