@@ -25,7 +25,7 @@ from ssdkd_jax import observe, parallel
 from ssdkd_jax.types import Array, Network, Variables
 
 Resolution = tuple[int, int]
-RIDGE = 1e-3
+RIDGE, EPSILON = 1e-3, 1e-5
 
 
 class Hint(NamedTuple):
@@ -34,16 +34,16 @@ class Hint(NamedTuple):
     Attributes:
         observe: (function, variables, images [B, H, W, D]) -> (function(variables, images), hints),
             where hints is a pytree of arrays [B, ...], or None.
-        loss: (teacher's hints, student's hints) -> [B].
+        loss: (teacher's hints, student's hints, importance weights [B]) -> scalar.
     """
 
     observe: Callable[[Callable, Variables, Array], tuple[Any, Any]]
-    loss: Callable[[Any, Any], Any]
+    loss: Callable[[Any, Any, Array], Any]
 
 
 def none() -> Hint:
     """Logits alone."""
-    return Hint(observe=lambda function, variables, x: (function(variables, x), None), loss=lambda f_t, f_s: 0.0)
+    return Hint(observe=lambda function, variables, x: (function(variables, x), None), loss=lambda f_t, f_s, w: 0.0)
 
 
 def attention(weight: float, resolutions: tuple[Resolution, ...]) -> Hint:
@@ -55,7 +55,7 @@ def attention(weight: float, resolutions: tuple[Resolution, ...]) -> Hint:
     """
     return Hint(
         observe=partial(observe_attention, resolutions=resolutions),
-        loss=partial(attention_loss, weight=weight, resolutions=resolutions),
+        loss=lambda f_t, f_s, w: weight * (w * attention_loss(f_t, f_s, resolutions)).mean(),
     )
 
 
@@ -73,15 +73,15 @@ def attention_map(features: Array) -> Array:
     return q / jnp.sqrt(jnp.square(q).sum(-1, keepdims=True) + 1e-12)
 
 
-def attention_loss(f_t: Array, f_s: Array, *, weight: float, resolutions: tuple[Resolution, ...]) -> Array:
-    """beta * sum_j of the mean squared difference of the j-th maps, [B]; as in ZSKT's code.
+def attention_loss(f_t: Array, f_s: Array, resolutions: tuple[Resolution, ...]) -> Array:
+    """sum_j of the mean squared difference of the j-th maps, [B]; as in ZSKT's code.
 
     Args:
         f_t, f_s: [B, P] maps of teacher and student.
     """
     ends = np.cumsum([height * width for height, width in resolutions])
     squares = jnp.square(f_t.astype(jnp.float32) - f_s)
-    return weight * sum(part.mean(-1) for part in jnp.split(squares, ends[:-1], axis=-1))
+    return sum(part.mean(-1) for part in jnp.split(squares, ends[:-1], axis=-1))
 
 
 def regression(weight: float, counts: Mapping[Resolution, int], axis: str | None) -> Hint:
@@ -94,7 +94,7 @@ def regression(weight: float, counts: Mapping[Resolution, int], axis: str | None
     """
     return Hint(
         observe=partial(observe_maps, counts=counts),
-        loss=lambda f_t, f_s: weight * sum(unexplained(t, s, axis) for t, s in zip(f_t, f_s, strict=True)),
+        loss=lambda f_t, f_s, w: weight * sum(unexplained(t, s, w, axis) for t, s in zip(f_t, f_s, strict=True)),
     )
 
 
@@ -110,30 +110,48 @@ def observe_maps(
     )
 
 
-def unexplained(f_t: Array, f_s: Array, axis: str | None) -> Array:
-    """min_P |t - s P|^2 / d_t per pixel, t and s the maps of the whole batch with each channel standardised.
+def unexplained(f_t: Array, f_s: Array, weights: Array, axis: str | None) -> Array:
+    """min_P sum_b w_b |t_b - s_b P|^2 / sum_b w_b |t_b|^2 with centred maps, channel by channel of the teacher.
 
-    Its mean over the batch is 1 - R^2, averaged over the teacher's channels.
+    That is 1 - R^2, from second moments alone; P is at the minimum, so that no gradient goes through it.
 
     Args:
         f_t: [B, h, w, d_t], the teacher's maps.
-        f_s: [B, h, w, d_s], the student's; as P is at its minimum, no gradient goes through it.
+        f_s: [B, h, w, d_s], the student's.
+        weights: w, [B], of the images.
+        axis: pmap axis over which the batch is split; the moments are those of the whole batch.
 
     Returns:
-        [B], the means over pixels and channels.
+        The mean over the teacher's channels, scalar.
     """
-    t, s = (standardised(f.astype(jnp.float32), axis) for f in (f_t, f_s))
-    pixels = s.shape[0] * s.shape[1] * s.shape[2]
-    gram = parallel.mean(jnp.einsum("bhwi,bhwj->ij", s, s) / pixels, axis)
-    cross = parallel.mean(jnp.einsum("bhwi,bhwj->ij", s, t) / pixels, axis)
-    p = jax.lax.stop_gradient(jnp.linalg.solve(gram + RIDGE * jnp.eye(len(gram)), cross))
-    return jnp.square(t - s @ p).mean((1, 2, 3))
+    w = weights / parallel.mean(weights.mean(), axis)
+    t, s = (centred(f.astype(jnp.float32), w, axis) for f in (f_t, f_s))
+    power = batch_mean(jnp.square(t).mean((1, 2)), w, axis)
+    gram, cross = moments(s, s, w, axis), moments(s, t, w, axis)
+    p = jax.lax.stop_gradient(least_squares(gram, cross))
+    rest = power - 2 * (p * cross).sum(0) + (p * (gram @ p)).sum(0)
+    return (rest / (power + EPSILON)).mean()
 
 
-def standardised(f: Array, axis: str | None) -> Array:
-    """Each channel with mean 0 and, unless it is constant, variance 1 over the pixels of the whole batch."""
-    f = f - parallel.mean(f.mean((0, 1, 2)), axis)
-    return f / jnp.sqrt(parallel.mean(jnp.square(f).mean((0, 1, 2)), axis) + 1e-5)
+def least_squares(gram: Array, cross: Array) -> Array:
+    """The P [d, e] that solves gram P = cross, with a slight ridge in units of each variable's variance."""
+    scale = 1 / jnp.sqrt(jnp.diag(gram) + EPSILON)[:, None]
+    return scale * jnp.linalg.solve(scale * gram * scale.T + RIDGE * jnp.eye(len(gram)), scale * cross)
+
+
+def centred(f: Array, w: Array, axis: str | None) -> Array:
+    """Maps [B, h, w, d] whose channels have the mean 0 over the pixels of the whole weighted batch."""
+    return f - batch_mean(f.mean((1, 2)), w, axis)
+
+
+def moments(a: Array, b: Array, w: Array, axis: str | None) -> Array:
+    """Mean of a_i b_j over the pixels of the whole weighted batch, [d_a, d_b]."""
+    return batch_mean(jnp.einsum("bhwi,bhwj->bij", a, b), w, axis) / (a.shape[1] * a.shape[2])
+
+
+def batch_mean(x: Array, w: Array, axis: str | None) -> Array:
+    """mean_b w_b x_b over the devices, with weights of mean 1."""
+    return parallel.mean(jnp.tensordot(w, x, 1) / len(w), axis)
 
 
 def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> dict[Resolution, int]:

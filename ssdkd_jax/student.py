@@ -13,7 +13,7 @@ from ssdkd_jax.types import Array, Batch, Metrics, ModelState, Network, Task
 
 
 def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Callable:
-    """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b (distillation_b + hint_b).
+    """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b distillation_b + hint.
 
     `gaps` are the teacher-student gaps delta of the batch before the step, for the sampler.
     """
@@ -22,8 +22,8 @@ def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransf
         def loss(params: dict) -> tuple[Array, tuple]:
             run, variables = network.train, {**state.variables, "params": params}
             (logits, variables), hints = hint.observe(run, variables, batch.images)
-            losses = task.distillation_loss(batch.teacher_logits, logits) + hint.loss(batch.hints, hints)
-            value = (batch.weights * losses).mean()
+            losses = task.distillation_loss(batch.teacher_logits, logits)
+            value = (batch.weights * losses).mean() + hint.loss(batch.hints, hints, batch.weights)
             return value, (variables, value, logits)
 
         state, (value, logits) = optimization.update(state, tx, loss, axis)

@@ -31,16 +31,18 @@ def test_a_map_is_the_normalised_energy_of_the_channels(rng):
 
 def test_the_loss_is_the_mean_square_over_each_map_summed(rng):
     f_t, f_s = rng.random((2, 3, 10)).astype(np.float32)
-    loss = hints.attention(250.0, ((4, 2), (2, 1))).loss(f_t, f_s)
+    weights = np.float32([0.5, 1, 0.2])
+    loss = hints.attention(250.0, ((4, 2), (2, 1))).loss(f_t, f_s, weights)
     square = (f_t.astype(np.float64) - f_s) ** 2
-    np.testing.assert_allclose(loss, 250 * (square[:, :8].mean(1) + square[:, 8:].mean(1)), rtol=1e-5)
+    expected = 250 * (weights * (square[:, :8].mean(1) + square[:, 8:].mean(1))).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
 def test_the_loss_of_equal_maps_is_zero_and_a_dead_map_has_a_finite_gradient(rng):
-    hint = hints.attention(1.0, ((4, 2),))
+    hint, even = hints.attention(1.0, ((4, 2),)), jnp.ones(3)
     target = hints.attention_map(features(rng))
-    np.testing.assert_array_equal(hint.loss(target, target), 0)
-    gradient = jax.grad(lambda x: hint.loss(target, hints.attention_map(x)).sum())(jnp.zeros((3, 4, 2, 5)))
+    assert hint.loss(target, target, even) == 0
+    gradient = jax.grad(lambda x: hint.loss(target, hints.attention_map(x), even))(jnp.zeros((3, 4, 2, 5)))
     assert np.isfinite(gradient).all()
 
 
@@ -103,50 +105,56 @@ def test_two_kinds_of_hints_at_once_are_an_error(teacher_variables):
         build.job(config, tiny.INPUTS, tiny.teacher_network(), teacher_variables)
 
 
-def numpy_unexplained(t, s):
-    """Mean over the teacher's channels of 1 - R^2 of ordinary least squares with an intercept."""
-    t, s = (np.asarray(f, np.float64).reshape(-1, f.shape[-1]) for f in (t, s))
-    s = np.concatenate([s, np.ones((len(s), 1))], 1)
-    rest = t - s @ np.linalg.lstsq(s, t, rcond=None)[0]
-    return (rest.var(0) / t.var(0)).mean()
+def numpy_unexplained(t, s, weights):
+    """Mean over the teacher's channels of 1 - R^2 of weighted least squares with an intercept."""
+    root = np.sqrt(np.repeat(np.asarray(weights, np.float64), t.shape[1] * t.shape[2]))[:, None]
+    t, s = (root * np.asarray(f, np.float64).reshape(-1, f.shape[-1]) for f in (t, s))
+    rest, whole = (t - x @ np.linalg.lstsq(x, t, rcond=None)[0] for x in (np.concatenate([s, root], 1), root))
+    return ((rest**2).sum(0) / (whole**2).sum(0)).mean()
 
 
 def test_what_a_regression_leaves_is_one_minus_the_coefficient_of_determination(rng):
     s = features(rng, (6, 8, 8, 3)) + 5
     t = s @ rng.normal(size=(3, 4)).astype(np.float32) + features(rng, (6, 8, 8, 4))
-    left = hints.unexplained(t, s, None)
-    assert left.shape == (6,)
-    np.testing.assert_allclose(left.mean(), numpy_unexplained(t, s), rtol=1e-4)
-    assert 0.1 < left.mean() < 0.9
+    weights = np.float32([1, 0.1, 0.5, 0.2, 0.9, 0.4])
+    for w in (weights, np.ones(6, np.float32)):
+        left = hints.unexplained(t, s, w, None)
+        np.testing.assert_allclose(left, numpy_unexplained(t, s, w), rtol=1e-4)
+        assert 0.1 < left < 0.9
+    scaled = hints.unexplained(t, s, 3 * weights, None)
+    np.testing.assert_allclose(scaled, hints.unexplained(t, s, weights, None), rtol=1e-5)
 
 
 def test_maps_that_are_linear_in_the_students_leave_nothing_and_unrelated_ones_all(rng):
-    s = features(rng, (16, 8, 8, 3))
-    assert hints.unexplained(s @ np.float32([[1, 2], [0, 1], [3, -1]]) - 7, s, None).max() < 1e-4
-    assert hints.unexplained(features(rng, (16, 8, 8, 2)), s, None).mean() > 0.99
+    s, w = features(rng, (16, 8, 8, 3)), np.ones(16, np.float32)
+    assert abs(hints.unexplained(s @ np.float32([[1, 2], [0, 1], [3, -1]]) - 7, s, w, None)) < 1e-4
+    assert hints.unexplained(features(rng, (16, 8, 8, 2)), s, w, None) > 0.99
 
 
 def test_a_constant_channel_and_a_doubled_one_are_finite(rng):
     s = np.concatenate([features(rng, (4, 4, 4, 2))] * 2 + [np.ones((4, 4, 4, 1), np.float32)], -1)
-    t = features(rng, (4, 4, 4, 2))
-    value, gradient = jax.value_and_grad(lambda s: hints.unexplained(t, s, None).mean())(s)
-    np.testing.assert_allclose(value, numpy_unexplained(t, s), rtol=1e-2)
+    t, w = features(rng, (4, 4, 4, 2)), np.ones(4, np.float32)
+    value, gradient = jax.value_and_grad(lambda s: hints.unexplained(t, s, w, None))(s)
+    np.testing.assert_allclose(value, numpy_unexplained(t, s, w), rtol=1e-2)
     assert np.isfinite(gradient).all()
 
 
 def test_its_gradient_is_that_of_the_minimum_though_none_goes_through_the_linear_map(rng):
-    t, s = features(rng, (3, 4, 4, 2)), features(rng, (3, 4, 4, 3))
-    gradient = jax.grad(lambda s: hints.unexplained(t, s, None).mean())(s)
+    t, s, w = features(rng, (3, 4, 4, 2)), features(rng, (3, 4, 4, 3)), np.float32([0.2, 1, 0.7])
+    gradient = jax.grad(lambda s: hints.unexplained(t, s, w, None))(s)
     direction = features(rng, s.shape)
-    slope = (numpy_unexplained(t, s + 1e-5 * direction) - numpy_unexplained(t, s - 1e-5 * direction)) / 2e-5
+    slope = (numpy_unexplained(t, s + 1e-5 * direction, w) - numpy_unexplained(t, s - 1e-5 * direction, w)) / 2e-5
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-2)
 
 
 def test_a_regression_over_eight_devices_is_that_over_one(rng):
-    t, s = features(rng, (16, 4, 4, 5)), features(rng, (16, 4, 4, 3))
-    split = [f.reshape(8, 2, *f.shape[1:]) for f in (t, s)]
-    own = jax.vmap(lambda t, s: hints.unexplained(t, s, "devices"), axis_name="devices")(*split)
-    np.testing.assert_allclose(own.reshape(16), hints.unexplained(t, s, None), rtol=1e-4)
+    t, s, w = features(rng, (16, 4, 4, 5)), features(rng, (16, 4, 4, 3)), rng.random(16).astype(np.float32)
+    loss = jax.value_and_grad(lambda s, t, w, axis: hints.unexplained(t, s, w, axis))
+    split = [f.reshape(8, 2, *f.shape[1:]) for f in (s, t, w)]
+    values, gradients = jax.vmap(lambda s, t, w: loss(s, t, w, "devices"), axis_name="devices")(*split)
+    value, gradient = loss(s, t, w, None)
+    np.testing.assert_allclose(values, [value] * 8, rtol=1e-4)
+    np.testing.assert_allclose(gradients.reshape(s.shape) / 8, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_of_a_deeper_network_the_maps_are_evenly_spaced_to_the_last():
@@ -173,7 +181,7 @@ def test_a_student_is_pulled_towards_the_teachers_maps(teacher_variables, hint):
 
     def gap(state):
         (_, _), seen = hint.observe(network.train, state.variables, images)
-        return float(hint.loss(maps, seen).mean())
+        return float(hint.loss(maps, seen, batch.weights))
 
     before = gap(state)
     for _ in range(20):
