@@ -71,6 +71,22 @@ def resized_crop(least: float) -> View:
     return view
 
 
+def mixup(key: Key, images: Array, share: float) -> Array:
+    """Some images of a batch blended with others of it: l x + (1 - l) x', l ~ U(0, 1).
+
+    Zhang et al. (ICLR 2018), with alpha = 1; that the teacher be asked about the blend is of Beyer et al. (CVPR 2022).
+
+    Args:
+        images: [B, ...].
+        share: the probability of each image to be blended.
+    """
+    key_chosen, key_partner, key_amount = jax.random.split(key, 3)
+    rows = (len(images), *(1,) * (images.ndim - 1))
+    own = jax.random.uniform(key_amount, rows)
+    own = jnp.where(jax.random.bernoulli(key_chosen, share, rows), own, 1.0)
+    return own * images + (1.0 - own) * jax.random.permutation(key_partner, images)
+
+
 def to_float(images: Array) -> Array:
     """uint8 [0, 255] -> float32 [0, 1]."""
     return images.astype(jnp.float32) / 255.0

@@ -179,6 +179,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) ->
         beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
         view=augment.make(config.views.flip, config.views.shift),
         views=config.views.count,
+        mixup=config.views.mixup,
         hint=hint,
     )
 

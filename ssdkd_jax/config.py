@@ -102,6 +102,7 @@ def default() -> ConfigDict:
                 count=8,  # V cached teacher views per slot; 0 runs the teacher in every step
                 flip=True,
                 shift=2,
+                mixup=0.0,  # the share of the student's images that are blended with others; with count=0 alone
             ),
             schedule=dict(
                 rounds=40,

@@ -41,6 +41,11 @@ def check(
             f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
             "for distillation; lower it."
         )
+    if config.views.mixup and config.views.count:
+        raise ValueError(
+            f"views.mixup = {config.views.mixup} blends images about which the teacher is asked in every step, but "
+            f"views.count = {config.views.count} caches its answers; set one of them to 0."
+        )
     check_answer(config, config.student.model, student_network, images)
 
 

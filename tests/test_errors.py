@@ -44,6 +44,11 @@ def test_class_counts_that_differ(teacher_variables):
         check(teacher_variables, tiny.INPUTS._replace(classes=5))
 
 
+def test_blended_images_and_cached_answers(teacher_variables):
+    with pytest.raises(ValueError, match=r"views\.mixup = 0\.5 .* views\.count = 3 caches .* set one of them to 0\."):
+        check(teacher_variables, views__mixup=0.5, views__count=3)
+
+
 def test_a_run_that_is_all_warmup(teacher_variables):
     with pytest.raises(ValueError, match=r"schedule\.warmup = 4 leaves none of the 4 rounds"):
         check(teacher_variables, schedule__warmup=4)

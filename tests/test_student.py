@@ -129,6 +129,26 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
     assert changed > 3 * tiny.BATCH
 
 
+def test_mixup_blends_a_share_of_the_images_and_asks_the_teacher_about_the_blends(teacher_variables):
+    def batch(share):
+        job = tiny.job(tiny.make_config(views__count=0, views__mixup=share), teacher_variables, axis=None)
+        state = tiny.synthesize(job, tiny.first_state(job), teacher_variables)
+        return jax.jit(job.method.sample)(state.method, teacher_variables, jnp.int32(0), jax.random.key(0))
+
+    plain, blended = batch(0.0), batch(0.75)
+    np.testing.assert_array_equal(plain.slots, blended.slots)
+    check_answers([blended], teacher_variables)
+    before, after = (np.asarray(b.images, np.float64).reshape(len(b.images), -1) for b in (plain, blended))
+    changed = np.abs(after - before).max(1) > 1e-6
+    assert 0 < changed.sum() < len(before)
+    for own, mixed in zip(before[changed], after[changed], strict=True):
+        others = np.array([x for x in before if (x != own).any()])
+        share = ((own - others) * (mixed - others)).sum(1) / ((own - others) ** 2).sum(1)
+        left = np.abs(others + share[:, None] * (own - others) - mixed).max(1)
+        assert left.min() < 1e-6
+        assert 0 <= share[left.argmin()] <= 1
+
+
 @pytest.mark.parametrize("views", [3, 0])
 def test_maps_to_regress_are_the_teachers_cached_or_in_the_loop(teacher_variables, views):
     config = tiny.make_config(student__attention=0.0, student__regression=2.0, views__count=views)

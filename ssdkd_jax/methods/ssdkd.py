@@ -44,6 +44,7 @@ class Settings(NamedTuple):
         beta: student step -> exponent of the importance weights.
         view: augmentation.
         views: V, cached teacher views per slot; 0 runs the teacher in the loop.
+        mixup: the share of the student's images that are blended with others; 0 with cached views.
         hint: what the student is shown of the teacher beside its logits.
     """
 
@@ -69,6 +70,7 @@ class Settings(NamedTuple):
     beta: optax.Schedule
     view: augment.View
     views: int
+    mixup: float
     hint: Hint
 
 
@@ -203,7 +205,7 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
     """(state, teacher variables, student step, key) -> Batch, drawn by the sampler."""
 
     def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
-        key_slots, key_views = jax.random.split(key)
+        key_slots, key_views, key_mixup = jax.random.split(key, 3)
         index = state.buffer.index
         logits = s.sampler.logits(state.sampler, index, student_step)
         log_pi = sampler.log_probabilities(logits, index.occupied)
@@ -212,6 +214,8 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
         rows = replay_buffer.take(state.buffer, slots, axis)
         numbers = parallel.own_rows(draw_views(key_views, s), axis)
         x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
+        if s.mixup:
+            x = parallel.own_rows(augment.mixup(key_mixup, parallel.all_rows(x, axis), s.mixup), axis)
         if s.views:
             f_t, hints = jax.vmap(lambda cached, v: jax.tree.map(lambda c: c[v], cached))(
                 (rows.logits, rows.hints), numbers
