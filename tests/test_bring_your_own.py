@@ -18,7 +18,6 @@ CONFIG = {
     "synthesis.batch": 64,
     "synthesis.inner_steps": 3,
     "buffer.size": 800,
-    "views.count": 2,
     "buffer.half_life": 5,
     "schedule.rounds": 20,
     "schedule.warmup": 4,
