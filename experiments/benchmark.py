@@ -6,9 +6,10 @@ A budget is seconds of synthesis and distillation (60s) or distillation steps (6
 counted apart. How many rounds fit into a time is measured first, in a short run of each method. Peak memory is that of
 the accelerator where there is one, else of the process, compilation included. Every run is a process of distill.py;
 started again, finished runs are not run again. Written are benchmark.json, benchmark.md and the plots, of all runs that
-the workdir holds, so that slow methods can be given more time by another call: --methods=deepinversion --budgets=1000s.
+the workdir holds. Slow methods can be given more time than the others: --budgets=60s,1000s:deepinversion+cmi.
 
-On a machine that others use, --clock=cpu counts processor seconds; pin the process to one core for them to mean time.
+On a machine that others use, --clock=cpu counts processor seconds; for them to mean time, give each run a processor of
+its own: --jobs=N runs N at once, and `taskset -c 0` before the command leaves it one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +35,20 @@ METHODS = flags.DEFINE_list(
     "methods", [name for name in presets.PRESETS if name not in ON_REQUEST], "Of presets.PRESETS."
 )
 SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each method.", lower_bound=1)
-BUDGETS = flags.DEFINE_list("budgets", ["60s"], "Seconds (60s) or distillation steps (600), each a table.")
-CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
+BUDGETS = flags.DEFINE_list(
+    "budgets", ["60s"], "Seconds (60s) or steps (600), each a table; of some methods alone: 400s:dafl+zskt."
+)
 POINTS = 12
 BUDGET = re.compile(r"(\d+)(s?)")
+
+
+class Budget(NamedTuple):
+    """What a run may take: its folder, the amount, whether that is seconds or steps, the methods; none: all."""
+
+    folder: str
+    amount: int
+    timed: bool
+    methods: tuple[str, ...]
 
 
 class Pace(NamedTuple):
@@ -51,26 +62,49 @@ def main() -> None:
     """Run what is missing, and write what there is."""
     workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
     workdir.mkdir(parents=True, exist_ok=True)
-    compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value, CLOCK.value)
+    compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value)
 
 
-def compare(workdir: Path, config: ConfigDict, methods: list[str], seeds: int, budgets: list[str], clock: str) -> None:
-    """Run each method, budget and seed that is not there yet; the results are written after each seed.
+def compare(workdir: Path, config: ConfigDict, methods: Sequence[str], seeds: int, budgets: Sequence[str]) -> None:
+    """Run each method, budget and seed that is not there yet; the results are written after each run.
 
     Raises:
-        ValueError: where `config` already is another method's, or a budget is malformed.
+        ValueError: where `config` already is another method's, a budget is malformed, or a pace cannot be measured.
     """
     if config.method.name != "ssdkd":
         raise ValueError(f"The config is already that of '{config.method.name}'; name it without a method.")
     config = runs.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
-    planned = [(budget, seed, name) for budget in budgets for seed in range(seeds) for name in methods]
-    for number, (budget, seed, name) in enumerate(planned, 1):
-        chosen = presets.apply(runs.configured(config, seed=seed), name)
-        run = runs.Run(f"{budget}/{name}/{seed}", fitted(workdir, name, chosen, budget, clock))
-        runs.run_one(workdir, run, clock, f"[{number}/{len(planned)}]")
-        if name == methods[-1]:
-            write(workdir, finished(workdir))
+    asked = [(budget, name) for budget in map(parsed, budgets) for name in budget.methods or methods]
+    paces = measured(workdir, config, dict.fromkeys(name for budget, name in asked if budget.timed))
+    planned = [
+        runs.Run(f"{budget.folder}/{name}/{seed}", fitted(of_method(config, name, seed), budget, paces.get(name)))
+        for seed in range(seeds)
+        for budget, name in asked
+    ]
+    for _ in runs.run_all(workdir, planned):
+        write(workdir, finished(workdir))
+
+
+def parsed(text: str) -> Budget:
+    """'60s', '600' or '400s:dafl+zskt'.
+
+    Raises:
+        ValueError: for anything else, or a method that does not exist.
+    """
+    found = re.fullmatch(rf"({BUDGET.pattern})(?::(.+))?", text)
+    if not found:
+        raise ValueError(f"Budget '{text}' is neither seconds, such as 60s, nor steps, such as 600.")
+    folder, amount, unit, named = found.groups()
+    methods = tuple(named.split("+")) if named else ()
+    for name in methods:
+        presets.check(name)
+    return Budget(folder, int(amount), bool(unit), methods)
+
+
+def of_method(config: ConfigDict, name: str, seed: int) -> ConfigDict:
+    """`config` with another method and seed."""
+    return presets.apply(runs.configured(config, seed=seed), name)
 
 
 def finished(workdir: Path) -> dict[str, dict[str, list[dict]]]:
@@ -89,40 +123,44 @@ def place(path: Path) -> tuple[int, str, int, int]:
     return int(budget.removesuffix("s")), budget, list(presets.PRESETS).index(name), int(seed)
 
 
-def fitted(workdir: Path, name: str, config: ConfigDict, budget: str, clock: str) -> ConfigDict:
+def fitted(config: ConfigDict, budget: Budget, pace: Pace | None) -> ConfigDict:
     """`config` with as many rounds as the budget holds, some of which, in proportion, only make images.
 
-    Raises:
-        ValueError: for a budget that is neither seconds nor steps.
+    Args:
+        pace: of this method; a budget of steps needs none.
     """
-    found = BUDGET.fullmatch(budget)
-    if not found:
-        raise ValueError(f"Budget '{budget}' is neither seconds, such as 60s, nor steps, such as 600.")
-    plan, amount = config.schedule, int(found.group(1))
-    if found.group(2):
-        pace, share = measured(workdir, name, config, clock), plan.warmup / plan.rounds
-        rounds = max(1, round(amount / (pace.synthesis + (1 - share) * pace.distillation)))
+    plan = config.schedule
+    if budget.timed:
+        share = plan.warmup / plan.rounds
+        rounds = max(1, round(budget.amount / (pace.synthesis + (1 - share) * pace.distillation)))
         warmup = min(round(share * rounds), rounds - 1)
     else:
         warmup = plan.warmup
-        rounds = warmup + max(1, round(amount / plan.distill_steps))
+        rounds = warmup + max(1, round(budget.amount / plan.distill_steps))
     every = max(1, (rounds - warmup) // POINTS)
     return runs.configured(config, schedule__rounds=rounds, schedule__warmup=warmup, schedule__evaluate_every=every)
 
 
-def measured(workdir: Path, name: str, config: ConfigDict, clock: str) -> Pace:
-    """Median seconds of a round, from a short run whose first distilling round is not counted.
+def measured(workdir: Path, config: ConfigDict, methods: Iterable[str]) -> dict[str, Pace]:
+    """Median seconds of a round of each method, from short runs whose first distilling round is not counted.
 
     Raises:
-        ValueError: where that run fails.
+        ValueError: where such a run fails.
     """
-    rounds = 2 + max(1, min(12, 200 // config.schedule.distill_steps))
-    short = runs.configured(config, seed=0, schedule__rounds=rounds, schedule__warmup=1, schedule__evaluate_every=1)
-    summary = runs.run_one(workdir, runs.Run(f"pace/{name}", short), clock, "[pace]")
-    if summary is None:
-        raise ValueError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
-    spent = np.array([[point["synthesis"], point["distillation"]] for point in summary["curve"]])
-    return Pace(*np.median(np.diff(spent, axis=0), axis=0))
+    chosen = {name: of_method(config, name, seed=0) for name in methods}
+    rounds = {name: 2 + max(1, min(12, 200 // each.schedule.distill_steps)) for name, each in chosen.items()}
+    short = dict(schedule__warmup=1, schedule__evaluate_every=1)
+    planned = [
+        runs.Run(f"pace/{name}", runs.configured(each, schedule__rounds=rounds[name], **short))
+        for name, each in chosen.items()
+    ]
+    paces = {}
+    for name, summary in zip(chosen, runs.run_all(workdir, planned), strict=True):
+        if summary is None:
+            raise ValueError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
+        spent = np.array([[point["synthesis"], point["distillation"]] for point in summary["curve"]])
+        paces[name] = Pace(*np.median(np.diff(spent, axis=0), axis=0))
+    return paces
 
 
 def record(summary: dict) -> dict:

@@ -51,27 +51,22 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
 def the_benchmark(workdir: Path, config: ConfigDict) -> None:
     """Every method under the same budgets."""
     del config  # budgets decide the steps
-    benchmark.compare(
-        workdir,
-        common.CONFIG.value,
-        benchmark.METHODS.value,
-        benchmark.SEEDS.value,
-        benchmark.BUDGETS.value,
-        benchmark.CLOCK.value,
-    )
+    methods, seeds, budgets = benchmark.METHODS.value, benchmark.SEEDS.value, benchmark.BUDGETS.value
+    benchmark.compare(workdir, common.CONFIG.value, methods, seeds, budgets)
 
 
 def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDict]) -> dict[str, list[dict]]:
     """Folder of a variant -> the summaries of its seeds, all with one teacher; seed by seed."""
     teacher = str(runs.train_teacher(workdir, config).resolve())
-    planned = [(seed, folder) for seed in range(benchmark.SEEDS.value) for folder in variants]
+    planned = [
+        runs.Run(f"{folder}/{seed}", runs.configured(each, seed=seed, teacher__checkpoint=teacher, measure_unit=False))
+        for seed in range(benchmark.SEEDS.value)
+        for folder, each in variants.items()
+    ]
     found: dict[str, list[dict]] = {}
-    for number, (seed, folder) in enumerate(planned, 1):
-        chosen = runs.configured(variants[folder], seed=seed, teacher__checkpoint=teacher, measure_unit=False)
-        run = runs.Run(f"{folder}/{seed}", chosen)
-        summary = runs.run_one(workdir, run, benchmark.CLOCK.value, f"[{number}/{len(planned)}]")
+    for run, summary in zip(planned, runs.run_all(workdir, planned), strict=True):
         if summary:
-            found.setdefault(folder, []).append(summary)
+            found.setdefault(str(Path(run.folder).parent), []).append(summary)
     return found
 
 
@@ -149,7 +144,7 @@ def real(workdir: Path, config: ConfigDict) -> None:
 
 def pictures(workdir: Path, config: ConfigDict) -> None:
     """What each method of the benchmark showed the student, seed 0 of the first budget."""
-    folder = workdir / benchmark.BUDGETS.value[0]
+    folder = workdir / benchmark.parsed(benchmark.BUDGETS.value[0]).folder
     shown = {name: folder / name / "0" / "shown.npz" for name in benchmark.METHODS.value}
     shown = {name: dict(np.load(path)) for name, path in shown.items() if path.exists()}
     if not shown:

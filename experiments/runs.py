@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +19,9 @@ from ml_collections import ConfigDict, config_flags
 from ssdkd_jax import runtime
 
 HERE = Path(__file__).parent
+LINUX = sys.platform == "linux"
+CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once, each on its share of the processors.", lower_bound=1)
 
 
 class Run(NamedTuple):
@@ -42,7 +48,42 @@ def train_teacher(workdir: Path, config: ConfigDict) -> Path:
     return folder
 
 
-def run_one(workdir: Path, run: Run, clock: str, prefix: str) -> dict | None:
+def run_all(workdir: Path, planned: Sequence[Run]) -> Iterator[dict | None]:
+    """The summary of each run in the given order, None for one that failed; --jobs of them run at once.
+
+    Raises:
+        ValueError: for more jobs than processors.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if LINUX else range(os.cpu_count() or 1)
+    shares = queue.SimpleQueue()
+    for share in shared_out(cores, JOBS.value):
+        shares.put(share)
+
+    def numbered(number: int, run: Run) -> dict | None:
+        return run_one(workdir, run, f"[{number}/{len(planned)}]")
+
+    with ThreadPoolExecutor(JOBS.value, initializer=lambda: stay_on(shares.get())) as pool:
+        yield from pool.map(numbered, range(1, len(planned) + 1), planned)
+
+
+def shared_out(cores: Sequence[int], jobs: int) -> list[Sequence[int]]:
+    """Processors dealt out to `jobs` runs.
+
+    Raises:
+        ValueError: for more jobs than processors.
+    """
+    if jobs > len(cores):
+        raise ValueError(f"--jobs={jobs}, but this process may use {len(cores)} processors; give at most that many.")
+    return [cores[first::jobs] for first in range(jobs)]
+
+
+def stay_on(cores: Sequence[int]) -> None:
+    """Keep this thread, and what it starts, on these processors where the system can do that: on Linux."""
+    if LINUX:
+        os.sched_setaffinity(0, cores)
+
+
+def run_one(workdir: Path, run: Run, prefix: str) -> dict | None:
     """The summary of a run, with one line about it; None where it failed."""
     folder, started = workdir / run.folder, time.monotonic()
     path, log = folder / "summary.json", folder / "log.txt"
@@ -50,7 +91,7 @@ def run_one(workdir: Path, run: Run, clock: str, prefix: str) -> dict | None:
         return json.loads(path.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        execute("distill.py", run.config, folder, log, f"--clock={clock}")
+        execute("distill.py", run.config, folder, log, f"--clock={CLOCK.value}")
     except subprocess.CalledProcessError:
         print(f"{prefix} {run.folder}: failed; {last_line(log)}", flush=True)
         return None

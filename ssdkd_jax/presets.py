@@ -92,9 +92,7 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
     Raises:
         ValueError: for an unknown name, with the nearest one.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
-        raise ValueError(f"Unknown method '{name}'; did you mean '{near}'? Known: {', '.join(PRESETS)}.")
+    check(name)
     chosen = PRESETS[name]
     steps = (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
     config.update_from_flattened_dict(chosen)
@@ -107,6 +105,17 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
         config.schedule.distill_steps = max(1, min(config.schedule.distill_steps, steps // ROUNDS))
     config.schedule.rounds = config.schedule.warmup + -(-steps // config.schedule.distill_steps)
     return config
+
+
+def check(name: str) -> None:
+    """That there is such a method.
+
+    Raises:
+        ValueError: where not, with the nearest one.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
+        raise ValueError(f"Unknown method '{name}'; did you mean '{near}'? Known: {', '.join(PRESETS)}.")
 
 
 def fast_weights(teacher: str) -> tuple[float, float]:

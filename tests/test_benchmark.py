@@ -1,8 +1,11 @@
 """The tables of the benchmark, its budgets, and both scripts from end to end on tiny networks."""
 
 import json
+import os
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_scripts
@@ -85,22 +88,56 @@ def test_accuracy_between_evaluations_is_linear_and_zero_at_the_start():
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
-def test_a_budget_of_steps_is_the_same_for_every_method(name, tmp_path):
+def test_a_budget_of_steps_is_the_same_for_every_method(name):
     config = presets.apply(defaults.default(), name)
-    fitted = benchmark.fitted(tmp_path, name, config, "4000", "wall")
+    fitted = benchmark.fitted(config, benchmark.parsed("4000"), None)
     assert build.student_steps(fitted) == pytest.approx(4000, abs=config.schedule.distill_steps / 2)
     assert fitted.schedule.warmup == config.schedule.warmup
     assert 1 <= (fitted.schedule.rounds - fitted.schedule.warmup) // fitted.schedule.evaluate_every <= 24
 
 
-def test_a_budget_of_seconds_is_filled_at_the_measured_pace(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "measured", lambda *_: benchmark.Pace(synthesis=0.5, distillation=2.0))
+def test_a_budget_of_seconds_is_filled_at_the_measured_pace():
+    pace = benchmark.Pace(synthesis=0.5, distillation=2.0)
     config = runs.configured(defaults.default(), schedule__rounds=40, schedule__warmup=10)
-    plan = benchmark.fitted(tmp_path, "ssdkd", config, "100s", "wall").schedule
+    plan = benchmark.fitted(config, benchmark.parsed("100s"), pace).schedule
     assert plan.rounds * 0.5 + (plan.rounds - plan.warmup) * 2.0 == pytest.approx(100, abs=2.5)
     assert plan.warmup / plan.rounds == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_budget_may_be_that_of_some_methods_alone():
+    assert benchmark.parsed("400s:dafl+zskt") == ("400s", 400, True, ("dafl", "zskt"))
+    assert benchmark.parsed("600") == ("600", 600, False, ())
     with pytest.raises(ValueError, match="Budget '5 min' is neither seconds"):
-        benchmark.fitted(tmp_path, "ssdkd", config, "5 min", "wall")
+        benchmark.parsed("5 min")
+    with pytest.raises(ValueError, match="Unknown method 'dafi'; did you mean 'dafl'"):
+        benchmark.parsed("400s:zskt+dafi")
+
+
+PROCESSORS = getattr(os, "sched_getaffinity", lambda _: {0})(0)
+
+
+@pytest.mark.skipif(len(PROCESSORS) < 2, reason="needs two processors that Linux lets a process choose")
+def test_runs_at_once_keep_to_processors_of_their_own_and_their_order(monkeypatch, tmp_path):
+    def run_one(workdir, run, prefix):
+        together.wait(timeout=60)
+        return {"folder": run.folder, "prefix": prefix, "cores": tuple(os.sched_getaffinity(0))}
+
+    together = threading.Barrier(2)
+    monkeypatch.setattr(runs, "JOBS", SimpleNamespace(value=2))
+    monkeypatch.setattr(runs, "run_one", run_one)
+    found = list(runs.run_all(tmp_path, [runs.Run(name, None) for name in "abcd"]))
+    assert [(run["folder"], run["prefix"]) for run in found] == [
+        (name, f"[{number}/4]") for number, name in enumerate("abcd", 1)
+    ]
+    cores = [set(run["cores"]) for run in found]
+    assert cores[0].isdisjoint(cores[1]) and cores[2].isdisjoint(cores[3])
+    assert cores[0] | cores[1] == PROCESSORS
+
+
+def test_more_runs_at_once_than_processors_are_refused():
+    assert runs.shared_out([1, 3, 4], 2) == [[1, 4], [3]]
+    with pytest.raises(ValueError, match="--jobs=4, but this process may use 3 processors"):
+        runs.shared_out([1, 3, 4], 4)
 
 
 @pytest.mark.slow
@@ -111,6 +148,7 @@ def test_each_part_of_the_evidence_is_written_and_not_run_twice(tmp_path, cache,
         f"--workdir={tmp_path}",
         *test_scripts.overrides(**fields),
         *("--seeds=1", "--budgets=4", "--methods=ssdkd,dafl,real_small", "--steps=4"),
+        f"--jobs={min(2, len(PROCESSORS))}",
         *(f"--parts={part}" for part in parts),
     ]
     code, out, err = test_scripts.finish(test_scripts.start(cache, "evidence.py", *arguments))
