@@ -71,7 +71,7 @@ def resized_crop(least: float) -> View:
     return view
 
 
-def mixup(key: Key, images: Array, share: float) -> Array:
+def mixup(key: Key, images: Array, share: float | Array) -> Array:
     """Some images of a batch blended with others of it: l x + (1 - l) x', l ~ U(0, 1).
 
     Zhang et al. (ICLR 2018), with alpha = 1; that the teacher be asked about the blend is of Beyer et al. (CVPR 2022).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -179,9 +180,15 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) ->
         beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
         view=augment.make(config.views.flip, config.views.shift),
         views=config.views.count,
-        mixup=config.views.mixup,
+        mixup=the_mixup(config),
         hint=hint,
     )
+
+
+def the_mixup(config: ConfigDict) -> optax.Schedule | None:
+    """Student step -> the share of images to blend; None where that is none."""
+    share, end = config.views.mixup, config.views.mixup_until * student_steps(config)
+    return (lambda step: jnp.where(step < end, share, 0.0)) if share else None
 
 
 def the_method(parts: baselines.Parts) -> Method:

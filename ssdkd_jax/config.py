@@ -103,6 +103,7 @@ def default() -> ConfigDict:
                 flip=True,
                 shift=2,
                 mixup=0.0,  # the share of the student's images that are blended with others; with count=0 alone
+                mixup_until=0.98,  # fraction of its steps; BatchNorm statistics are to be of images as they are
             ),
             schedule=dict(
                 rounds=40,

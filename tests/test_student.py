@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import hints, optimization, replay_buffer, student, train
+from ssdkd_jax import build, hints, optimization, replay_buffer, student, train
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
@@ -130,12 +130,15 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
 
 
 def test_mixup_blends_a_share_of_the_images_and_asks_the_teacher_about_the_blends(teacher_variables):
-    def batch(share):
-        job = tiny.job(tiny.make_config(views__count=0, views__mixup=share), teacher_variables, axis=None)
+    def batch(share, step):
+        config = tiny.make_config(views__count=0, views__mixup=share, views__mixup_until=0.5)
+        assert build.student_steps(config) == 6
+        job = tiny.job(config, teacher_variables, axis=None)
         state = tiny.synthesize(job, tiny.first_state(job), teacher_variables)
-        return jax.jit(job.method.sample)(state.method, teacher_variables, jnp.int32(0), jax.random.key(0))
+        return jax.jit(job.method.sample)(state.method, teacher_variables, jnp.int32(step), jax.random.key(0))
 
-    plain, blended = batch(0.0), batch(0.75)
+    plain, blended = batch(0.0, 2), batch(0.75, 2)
+    np.testing.assert_array_equal(batch(0.75, 3).images, batch(0.0, 3).images)
     np.testing.assert_array_equal(plain.slots, blended.slots)
     check_answers([blended], teacher_variables)
     before, after = (np.asarray(b.images, np.float64).reshape(len(b.images), -1) for b in (plain, blended))

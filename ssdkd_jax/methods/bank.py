@@ -67,7 +67,7 @@ def settings(
         beta=optax.constant_schedule(0.0),
         view=view,
         views=views,
-        mixup=0.0,
+        mixup=None,
         hint=hint,
     )
 

@@ -44,7 +44,7 @@ class Settings(NamedTuple):
         beta: student step -> exponent of the importance weights.
         view: augmentation.
         views: V, cached teacher views per slot; 0 runs the teacher in the loop.
-        mixup: the share of the student's images that are blended with others; 0 with cached views.
+        mixup: student step -> share of the images that are blended with others; None for none, as with cached views.
         hint: what the student is shown of the teacher beside its logits.
     """
 
@@ -70,7 +70,7 @@ class Settings(NamedTuple):
     beta: optax.Schedule
     view: augment.View
     views: int
-    mixup: float
+    mixup: optax.Schedule | None
     hint: Hint
 
 
@@ -215,7 +215,7 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
         numbers = parallel.own_rows(draw_views(key_views, s), axis)
         x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
         if s.mixup:
-            x = parallel.own_rows(augment.mixup(key_mixup, parallel.all_rows(x, axis), s.mixup), axis)
+            x = parallel.own_rows(augment.mixup(key_mixup, parallel.all_rows(x, axis), s.mixup(student_step)), axis)
         if s.views:
             f_t, hints = jax.vmap(lambda cached, v: jax.tree.map(lambda c: c[v], cached))(
                 (rows.logits, rows.hints), numbers
