@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 ONEDNN = ("--xla_cpu_use_onednn=true", "--xla_cpu_experimental_onednn_custom_call=true")
+NO_YNNPACK = ("--xla_cpu_experimental_ynn_fusion_type=",)
 MARK = "SSDKD_JAX_ENVIRONMENT"
 
 
@@ -24,17 +26,25 @@ def has_accelerator(environment: Mapping[str, str]) -> bool:
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables to add for a fast CPU run; what the user set is kept.
 
-    Huge pages for the allocator, since XLA:CPU allocates its temporaries anew each call, and
-    oneDNN for thin convolutions where this jaxlib was seen to gain by it (Python >= 3.12).
+    Huge pages for the allocator, since XLA:CPU allocates its temporaries anew each call, and what this jaxlib was
+    seen to gain by.
     """
     added = {}
     tunables = environment.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.hugetlb" not in tunables and sys.platform == "linux":
         added["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, HUGE_PAGES)))
-    flags = environment.get("XLA_FLAGS", "")
-    if "onednn" not in flags and sys.version_info >= (3, 12):
-        added["XLA_FLAGS"] = " ".join(filter(None, (flags, *ONEDNN)))
+    flags, more = environment.get("XLA_FLAGS", ""), helpful_flags()
+    if more and not any(flag.split("=")[0] in flags for flag in more):
+        added["XLA_FLAGS"] = " ".join(filter(None, (flags, *more)))
     return added
+
+
+def helpful_flags() -> tuple[str, ...]:
+    """XLA's flags for this jaxlib: oneDNN for thin convolutions (Python >= 3.12), or no fusions for YNNPACK (0.10)."""
+    if sys.version_info >= (3, 12):
+        return ONEDNN
+    knows = importlib.metadata.version("jaxlib").startswith("0.10.")  # an unknown flag ends the process
+    return NO_YNNPACK if knows else ()
 
 
 def can_cache_programs(environment: Mapping[str, str]) -> bool:

@@ -97,6 +97,16 @@ def test_environment_keeps_the_users_xla_flags(monkeypatch):
     assert not runtime.can_cache_programs(added)
 
 
+@pytest.mark.parametrize(
+    ("python", "jaxlib", "flags"),
+    [((3, 11), "0.10.2", runtime.NO_YNNPACK), ((3, 11), "0.9.1", ()), ((3, 13), "0.12.0.1", runtime.ONEDNN)],
+)
+def test_no_flag_that_this_jaxlib_does_not_know(python, jaxlib, flags, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", python)
+    monkeypatch.setattr("importlib.metadata.version", {"jaxlib": jaxlib}.get)
+    assert runtime.cpu_environment({}).get("XLA_FLAGS", "") == " ".join(flags)
+
+
 def test_environment_that_is_complete_gets_nothing():
     once = runtime.cpu_environment({})
     assert runtime.cpu_environment(once) == {}
