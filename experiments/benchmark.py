@@ -148,7 +148,7 @@ def measured(workdir: Path, config: ConfigDict, methods: Iterable[str]) -> dict[
         ValueError: where such a run fails.
     """
     chosen = {name: of_method(config, name, seed=0) for name in methods}
-    rounds = {name: 2 + max(1, min(12, 200 // each.schedule.distill_steps)) for name, each in chosen.items()}
+    rounds = {name: 2 + max(1, min(12, 100 // each.schedule.distill_steps)) for name, each in chosen.items()}
     short = dict(schedule__warmup=1, schedule__evaluate_every=1)
     planned = [
         runs.Run(f"pace/{name}", runs.configured(each, schedule__rounds=rounds[name], **short))

@@ -124,15 +124,21 @@ def make_loss(
     view: augment.View,
     axis: str | None,
 ) -> Callable:
-    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics))."""
+    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics)).
+
+    The student is run only where `weights.adv` is not 0.
+    """
+
+    def agreement(f_t: Array, student_variables: Variables, seen: Array) -> Array:
+        if not weights.adv:
+            return jnp.zeros(seen.shape[0])
+        return task.adversarial_loss(f_t, models.student.apply(student_variables, seen))
 
     def loss(
         params: Any, z: Array, work: Work, teacher_variables: Variables, student_variables: Variables
     ) -> tuple[Array, tuple]:
         x, seen, variables = generate(models.generator, view, params, z, work, axis)
         f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
-        f_s = models.student.apply(student_variables, seen)
-
         predicted = task.class_probabilities(f_t).argmax(-1)
         ce = task.target_loss(f_t, work.targets)
         confidence = jnp.exp(-ce)
@@ -140,7 +146,7 @@ def make_loss(
 
         bn = match(moments)
         oh = jnp.mean(w * ce)
-        adv = jnp.mean(w * task.adversarial_loss(f_t, f_s))
+        adv = jnp.mean(w * agreement(f_t, student_variables, seen))
         total = weights.bn * bn + weights.oh * oh + weights.adv * adv
         metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "confidence": confidence.mean()}
         return total, (x, variables, metrics)

@@ -119,6 +119,16 @@ def test_phi_acts_as_a_constant_in_the_gradient(problem):
     assert np.ptp(frozen) > 0.1 * np.max(frozen)
 
 
+def test_without_weight_the_adversarial_term_needs_no_student(problem):
+    make, work, teacher, student, _ = problem
+    loss = make(no_phi, inversion.Weights(bn=2.0, oh=0.5, adv=0.0))
+    broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), student)
+    total, (_, _, metrics) = jax.jit(loss)(work.variables["params"], work.z, work, teacher, broken)
+    whole = jax.jit(make(no_phi))(work.variables["params"], work.z, work, teacher, student)[1][2]
+    assert float(total) == pytest.approx(2.0 * float(whole["bn"]) + 0.5 * float(whole["oh"]), rel=1e-5)
+    assert float(metrics["adv"]) == 0.0 != float(whole["adv"])
+
+
 def test_teacher_and_student_see_one_view_of_the_images_and_the_images_are_kept_unseen(problem):
     make, work, teacher, student, network = problem
 
