@@ -1,7 +1,8 @@
 """What each method changes of a configuration: the settings that its authors, or its public reimplementation, chose.
 
 A file of configs/ says what the data, the teacher and the student are; a preset makes of it the same run with another
-method: `configs/digits.py:dafl`. The number of student steps stays. Learning rates of 1e-3 are ours.
+method: `configs/digits.py:dafl`. The number of student steps stays, and methods of others make images in batches of
+the student's size, as their codes do. Learning rates of 1e-3 are ours.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
     steps = (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
     config.update_from_flattened_dict(chosen)
     config.measure_unit = config.measure_unit and config.method.name == "ssdkd"
+    if config.method.name != "ssdkd":
+        config.synthesis.batch = config.student.batch
     if config.method.name == "fast_dfkd":
         config.synthesis.adv, config.synthesis.oh = fast_weights(config.teacher.model)
     if config.method.name in ("deepinversion", "cmi", "fast_dfkd"):

@@ -187,6 +187,13 @@ def test_without_hints_ssdkd_is_itself_and_other_methods_see_logits_alone():
     assert [name for name in seen if seen[name].attention] == ["zskt"]
 
 
+@pytest.mark.parametrize(("name", "batch"), [("ssdkd", 32), ("ssdkd_logits", 32), ("dfq", 64), ("cmi", 64)])
+def test_methods_of_others_have_one_batch_size_for_images_and_student(name, batch):
+    config = defaults.default()
+    config.student.batch, config.synthesis.batch = 64, 32
+    assert presets.apply(config, name).synthesis.batch == batch
+
+
 def test_an_unknown_preset_is_an_error_with_the_nearest():
     with pytest.raises(ValueError, match="Unknown method 'daffl'; did you mean 'dafl'"):
         presets.apply(defaults.default(), "daffl")
