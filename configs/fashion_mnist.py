@@ -15,17 +15,7 @@ from ssdkd_jax import presets
 
 def get_config(method: str = "ssdkd") -> ConfigDict:
     """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
-    config = defaults.default()
-    config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
-    config.teacher.update(model="wrn16_2", epochs=8, batch=128, lr=0.2, flip=True)
-    config.student.update(model="wrn16_1", batch=128, temperature=20.0, lr=0.2, weight_decay=1e-4, regression=10.0)
-    config.synthesis.update(
-        batch=128, inner_steps=12, width=32, latent=256, class_code=2.0, adv=1.0, flip=True, shift=2
-    )
-    config.buffer.update(size=6000, half_life=24.0)
-    config.views.update(count=0, mixup=0.5)
-    config.sampler.name = "uniform"
+    config = defaults.fashion_mnist("wrn16_2", "wrn16_1")
     config.schedule.update(rounds=60, warmup=10, distill_steps=24, evaluate_every=10)
     config.measure_unit = True
-    config.yardstick_steps = 0
     return presets.apply(config, method)

@@ -119,6 +119,26 @@ def default() -> ConfigDict:
     ).lock()
 
 
+def fashion_mnist(teacher: str, student: str) -> ConfigDict:
+    """The shared part of Fashion-MNIST's configs: the teacher's recipe, its hints, a buffer of 10 % of the real set.
+
+    Args:
+        teacher, student: of `models.NAMES`.
+    """
+    config = default()
+    config.data.update(name="fashion_mnist", folder="/usr/share/datasets/fashion-mnist")
+    config.teacher.update(model=teacher, epochs=8, batch=128, lr=0.2, flip=True)
+    config.student.update(model=student, batch=128, temperature=20.0, lr=0.2, weight_decay=1e-4, regression=10.0)
+    config.synthesis.update(
+        batch=128, inner_steps=12, width=32, latent=256, class_code=2.0, adv=1.0, flip=True, shift=2
+    )
+    config.buffer.update(size=6000, half_life=24.0)
+    config.views.update(count=0, mixup=0.5)
+    config.sampler.name = "uniform"
+    config.yardstick_steps = 0
+    return config
+
+
 PAIRS = ("resnet34_resnet18", "vgg11_resnet18", "wrn40_2_wrn16_1", "wrn40_2_wrn40_1", "wrn40_2_wrn16_2")
 
 
