@@ -100,7 +100,7 @@ def plot_curves(path: Path, of: Records, title: str) -> None:
         mean = np.mean([np.array(points(run))[:, :count] for run in runs], axis=0)
         axes.plot(*mean, marker="o", markersize=3, linewidth=1.8, label=name, **style)
     axes.set(xlabel="seconds of synthesis and distillation", ylabel="accuracy on real test images, %", title=title)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -122,7 +122,7 @@ def plot_times(path: Path, of: Records, title: str) -> None:
         axes.plot(100 * levels, mean, style, color=f"C{number % 10}", marker="o", markersize=3, label=name)
     axes.set(xlabel="accuracy on real test images, %", ylabel="seconds until all seeds have it", yscale="log")
     axes.set_title(title)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
