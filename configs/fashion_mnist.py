@@ -17,5 +17,6 @@ def get_config(method: str = "ssdkd") -> ConfigDict:
     """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.fashion_mnist("wrn16_2", "wrn16_1")
     config.schedule.update(rounds=60, warmup=10, distill_steps=24, evaluate_every=10)
+    config.modulation.difficulty = True
     config.measure_unit = True
     return presets.apply(config, method)

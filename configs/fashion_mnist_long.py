@@ -16,5 +16,6 @@ def get_config() -> ConfigDict:
     config = defaults.fashion_mnist("wrn16_2", "wrn16_1")
     config.buffer.half_life = 40.0
     config.schedule.update(rounds=120, warmup=12, distill_steps=48, evaluate_every=12)
+    config.modulation.difficulty = True
     config.measure_unit = True
     return config

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     config = defaults.default()
     config.data.update(name="nyuv2", crop=128)
     config.task.name = "segmentation"
+    config.modulation.difficulty = True
     config.teacher.update(model="deeplabv3_resnet50", epochs=200, batch=16, lr=0.01, weight_decay=5e-4, flip=True)
     config.student.update(model="deeplabv3_mobilenet", batch=64, lr=0.1, weight_decay=5e-5, temperature=1.0)
     config.synthesis.update(batch=64, inner_steps=5, latent=256, width=64, doublings=4, lr_generator=1e-3, flip=True)

@@ -18,6 +18,7 @@ def get_config(method: str = "ssdkd") -> ConfigDict:
     config = defaults.default()
     config.data.name = "scenes"
     config.task.name = "segmentation"
+    config.modulation.difficulty = True
     config.teacher.update(model="deeplabv3_resnet_small", epochs=7, batch=16, lr=0.1, shift=6)
     config.student.update(model="deeplabv3_resnet_tiny", batch=16, lr=0.1, temperature=2.0, regression=3.0)
     config.synthesis.update(batch=32, inner_steps=8, width=16, doublings=3, latent=128, bn=2.0, oh=2.0, adv=4.0)

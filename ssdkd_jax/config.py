@@ -82,7 +82,7 @@ def default() -> ConfigDict:
             ),
             modulation=dict(
                 diversity=True,  # phi_div; also class targets and eviction that even out the buffer
-                difficulty=True,  # phi_diff
+                difficulty=False,  # phi_diff; on where a config was measured with it, or is the paper's
                 gamma=2.0,  # exponent of phi_diff
                 clip=5.0,  # upper bound of phi (mean 1) in the inversion loss
             ),
@@ -167,5 +167,6 @@ def cifar(name: str, pair: str) -> ConfigDict:
     config.synthesis.update(batch=256, inner_steps=5, latent=256)
     config.buffer.size = 5000
     config.views.shift = 4
+    config.modulation.difficulty = True
     config.schedule.update(rounds=220, warmup=20, distill_steps=200, evaluate_every=10)
     return presets.apply(config, method or "ssdkd")

@@ -72,6 +72,7 @@ def config_defaults():
         synthesis__adv=1.0,
         synthesis__flip=True,
         synthesis__shift=1,
+        modulation__difficulty=True,
         buffer__size=SLOTS,
         sampler__name="policy_gradient",
         views__count=3,
