@@ -63,11 +63,27 @@ def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDic
         for seed in range(benchmark.SEEDS.value)
         for folder, each in variants.items()
     ]
+    classes = data.load(config.data.name, config.data.folder).classes
     found: dict[str, list[dict]] = {}
     for run, summary in zip(planned, runs.run_all(workdir, planned), strict=True):
         if summary:
+            summary["class_counts"] = class_counts(workdir / run.folder / "shown.npz", classes)
             found.setdefault(str(Path(run.folder).parent), []).append(summary)
     return found
+
+
+def class_counts(path: Path, classes: int) -> list[int]:
+    """How many images of each class, as the teacher sees it, a run ended with."""
+    with np.load(path) as rows:
+        return np.bincount(rows["label"], minlength=classes).tolist()
+
+
+def evenness(summaries: list[dict]) -> str:
+    """The smallest and the largest class that runs ended with, on average; '' without runs."""
+    if not summaries:
+        return ""
+    smallest, largest = (np.mean([of(s["class_counts"]) for s in summaries]) for of in (min, max))
+    return f"{smallest:.0f} to {largest:.0f}"
 
 
 def percent(summaries: list[dict], name: str = "student_accuracy") -> str:
@@ -77,7 +93,8 @@ def percent(summaries: list[dict], name: str = "student_accuracy") -> str:
 
 def save(workdir: Path, part: str, found: Mapping[str, list[dict]], text: str) -> None:
     """PART.json, a list of seeds for each variant, and PART.md."""
-    fields = ("seed", "student_accuracy", "real_subset_accuracy", "teacher_accuracy", "buffer_size", "seconds", "clock")
+    fields = ("seed", "student_accuracy", "real_subset_accuracy", "teacher_accuracy", "buffer_size", "class_counts")
+    fields = (*fields, "seconds", "clock")
     records = {name: [{field: s[field] for field in fields} for s in summaries] for name, summaries in found.items()}
     checkpoint.write_json(workdir / f"{part}.json", records)
     (workdir / f"{part}.md").write_text(text + "\n")
@@ -94,10 +111,11 @@ def ablation(workdir: Path, config: ConfigDict) -> None:
         for sampler in build.SAMPLERS
     }
     found = seeds_of(workdir, config, variants)
-    rows = [
-        [name, *(percent(found.get(f"ablation/{name}/{sampler}", [])) for sampler in build.SAMPLERS)] for name in PHI
-    ]
-    save(workdir, "ablation", found, tables.markdown(("phi", *build.SAMPLERS), rows))
+    rows = []
+    for name in PHI:
+        cells = [found.get(f"ablation/{name}/{sampler}", []) for sampler in build.SAMPLERS]
+        rows.append([name, *map(percent, cells), evenness([run for cell in cells for run in cell])])
+    save(workdir, "ablation", found, tables.markdown(("phi", *build.SAMPLERS, "smallest to largest class"), rows))
 
 
 def scale(workdir: Path, config: ConfigDict) -> None:

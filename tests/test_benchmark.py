@@ -7,12 +7,14 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import test_scripts
 
 sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
 import benchmark
+import evidence
 import runs
 import tables
 
@@ -111,6 +113,13 @@ def test_a_budget_may_be_that_of_some_methods_alone():
         benchmark.parsed("5 min")
     with pytest.raises(ValueError, match="Unknown method 'dafi'; did you mean 'dafl'"):
         benchmark.parsed("400s:zskt+dafi")
+
+
+def test_the_ablation_tells_how_even_the_classes_ended(tmp_path):
+    np.savez(tmp_path / "shown.npz", label=np.array([0, 0, 2, 2, 2]))
+    assert evidence.class_counts(tmp_path / "shown.npz", 4) == [2, 0, 3, 0]
+    assert evidence.evenness([{"class_counts": [2, 0, 3]}, {"class_counts": [4, 2, 9]}]) == "1 to 6"
+    assert evidence.evenness([]) == ""
 
 
 PROCESSORS = getattr(os, "sched_getaffinity", lambda _: {0})(0)
