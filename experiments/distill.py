@@ -33,8 +33,8 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import (
     build,
+    calibration,
     checkpoint,
-    data,
     guard,
     hosts,
     models,
@@ -81,11 +81,15 @@ def run(config: ConfigDict, workdir: Path) -> None:
         job = build.job(config, inputs, network, variables, images=images)
         first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
     show = exhibits.exhibition(job, teacher)
-    state, curve, skipped = distill(config, workdir, job, first, teacher, dataset, show, clock)
+    calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
+    evaluate = common.evaluator(config, job.network, dataset)
+    state, curve, skipped = distill(
+        config, workdir, job, first, teacher, lambda state: evaluate(calibrated(state, teacher)), show, clock
+    )
     parallel.check_replicated(state)
     score, student_scores = job.task.score, {k: v for k, v in curve[-1].items() if k not in NOT_SCORES}
     folder = workdir / "student"
-    student = parallel.to_host(state.student.variables)
+    student = parallel.to_host(calibrated(state, teacher))
     saved.save(folder, student, common.note(config.student.model, inputs, **{score: student_scores[score]}))
 
     summary = {
@@ -107,6 +111,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         summary["unit_seconds"] = profiling.distill_seconds(in_loop, start, teacher, times=20)
     with clock("report"):
         rows = show(state)
+        summary["class_counts"] = exhibits.class_counts(rows, job.task.classes)
         exhibits.write_report(workdir, config, rows, job, summary, curve)
         if dataset.test_labels.ndim > 1:
             networks = (network, variables), (job.network, student)
@@ -157,7 +162,7 @@ def distill(
     job: build.Job,
     first: train.TrainState,
     teacher: dict,
-    dataset: data.Dataset,
+    judge: Callable[[train.TrainState], dict[str, float]],
     show: Callable[[train.TrainState], Shown],
     clock: report.Stopwatch,
 ) -> tuple[train.TrainState, list[dict], dict[str, int]]:
@@ -172,7 +177,6 @@ def distill(
         return state, curve, skipped
     with clock("compilation"):
         programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
-    evaluate = common.evaluator(config, job.network, dataset)
     save = common.Saver(folder, config.schedule.checkpoint_seconds)
     board = report.Board(workdir / "tensorboard" if hosts.is_first() else None)
     progress = {"seconds": clock.seconds, "curve": curve, "skipped": skipped}
@@ -183,7 +187,7 @@ def distill(
             distilled = max(0, number - job.plan.warmup)
             if number == job.plan.rounds or (distilled and distilled % config.schedule.evaluate_every == 0):
                 with clock("evaluation"):
-                    held_out = evaluate(state.student.variables)
+                    held_out = judge(state)
                 spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
                 curve.append({"round": number, "seconds": clock.total, **spent, **held_out})
                 board.scalars({f"test/{name}": value for name, value in held_out.items()}, number)

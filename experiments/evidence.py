@@ -14,6 +14,7 @@ plots beside them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,19 +64,11 @@ def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDic
         for seed in range(benchmark.SEEDS.value)
         for folder, each in variants.items()
     ]
-    classes = data.load(config.data.name, config.data.folder).classes
     found: dict[str, list[dict]] = {}
     for run, summary in zip(planned, runs.run_all(workdir, planned), strict=True):
         if summary:
-            summary["class_counts"] = class_counts(workdir / run.folder / "shown.npz", classes)
             found.setdefault(str(Path(run.folder).parent), []).append(summary)
     return found
-
-
-def class_counts(path: Path, classes: int) -> list[int]:
-    """How many images of each class, as the teacher sees it, a run ended with."""
-    with np.load(path) as rows:
-        return np.bincount(rows["label"], minlength=classes).tolist()
 
 
 def evenness(summaries: list[dict]) -> str:
@@ -162,14 +155,15 @@ def real(workdir: Path, config: ConfigDict) -> None:
 
 def pictures(workdir: Path, config: ConfigDict) -> None:
     """What each method of the benchmark showed the student, seed 0 of the first budget."""
+    del config  # the runs are there
     folder = workdir / benchmark.parsed(benchmark.BUDGETS.value[0]).folder
-    shown = {name: folder / name / "0" / "shown.npz" for name in benchmark.METHODS.value}
-    shown = {name: dict(np.load(path)) for name, path in shown.items() if path.exists()}
+    finished = [name for name in benchmark.METHODS.value if (folder / name / "0" / "summary.json").exists()]
+    shown = {name: dict(np.load(folder / name / "0" / "shown.npz")) for name in finished}
+    counts = {name: json.loads((folder / name / "0" / "summary.json").read_text())["class_counts"] for name in finished}
     if not shown:
         raise FileNotFoundError(f"No finished run of the benchmark in {folder}; run --parts=benchmark first.")
-    classes = data.load(config.data.name, config.data.folder).classes
-    tables.plot_histograms(workdir / "histograms.png", shown, classes)
-    tables.plot_grids(workdir / "grids.png", shown, classes)
+    tables.plot_histograms(workdir / "histograms.png", shown, counts)
+    tables.plot_grids(workdir / "grids.png", shown, counts)
 
 
 KNOWN: dict[str, Callable[[Path, ConfigDict], None]] = {

@@ -30,16 +30,21 @@ def grid(rows: Shown, job: build.Job) -> np.ndarray:
     return report.class_grid(rows.images, rows.label, job.task.classes)
 
 
+def class_counts(rows: Shown, classes: int) -> list[int]:
+    """How many of the images are of each class, as the teacher sees it."""
+    return np.bincount(rows.label, minlength=classes).tolist()
+
+
 def write_report(
     workdir: Path, config: ConfigDict, rows: Shown, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
     """The three pictures, and the numbers behind the histograms, by the first host."""
     if not hosts.is_first():
         return
-    score, counts = job.task.score, np.bincount(rows.label, minlength=job.task.classes)
+    score = job.task.score
     title = f"{config.data.name}: synthetic images by the teacher's class"
     report.save_grid(workdir / "synthetic.png", grid(rows, job), title)
-    report.save_histograms(workdir / "histograms.png", counts, rows.confidence)
+    report.save_histograms(workdir / "histograms.png", np.array(summary["class_counts"]), rows.confidence)
     np.savez_compressed(workdir / "shown.npz", **rows)
     lines = {
         "teacher": summary[f"teacher_{score}"],

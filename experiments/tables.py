@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from ssdkd_jax import report
 
 Records = Mapping[str, Sequence[dict]]
+Shown = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -140,16 +141,16 @@ def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
     plt.close(figure)
 
 
-def plot_histograms(path: Path, shown: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> None:
+def plot_histograms(path: Path, shown: Shown, counts: Mapping[str, Sequence[int]]) -> None:
     """Classes (above) and difficulty, 1 - conf_t (below), of what each method shows the student, as shares."""
     figure, axes = plt.subplots(
         2, len(shown), figsize=(2.2 * len(shown), 4.4), layout="constrained", sharey="row", squeeze=False
     )
     for (above, below), (name, rows) in zip(axes.T, shown.items(), strict=True):
-        counts = np.bincount(rows["label"], minlength=classes)
-        above.bar(range(classes), counts / counts.sum())
-        above.set_title(f"{name}, {counts.sum()} images", fontsize=8)
-        weights = np.full(len(rows["label"]), 1 / len(rows["label"]))
+        images = len(rows["label"])
+        above.bar(range(len(counts[name])), np.array(counts[name]) / images)
+        above.set_title(f"{name}, {images} images", fontsize=8)
+        weights = np.full(images, 1 / images)
         below.hist(1 - rows["confidence"], bins=20, range=(0, 1), weights=weights)
         below.set_yscale("log")
         above.set_xlabel("class, as the teacher sees it", fontsize=7)
@@ -160,10 +161,11 @@ def plot_histograms(path: Path, shown: Mapping[str, Mapping[str, np.ndarray]], c
     plt.close(figure)
 
 
-def plot_grids(path: Path, shown: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> None:
+def plot_grids(path: Path, shown: Shown, counts: Mapping[str, Sequence[int]]) -> None:
     """A grid a method, side by side; a row a class, as the teacher sees it."""
     grids = {
-        name: report.class_grid(rows["images"], rows["label"], classes, per_class=4) for name, rows in shown.items()
+        name: report.class_grid(rows["images"], rows["label"], len(counts[name]), per_class=4)
+        for name, rows in shown.items()
     }
     height, width = next(iter(grids.values())).shape[:2]
     size = (2.0 * len(grids), 2.0 * height / width + 0.4)

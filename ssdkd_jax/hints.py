@@ -113,45 +113,34 @@ def observe_maps(
 def unexplained(f_t: Array, f_s: Array, weights: Array, axis: str | None) -> Array:
     """min_P sum_b w_b |t_b - s_b P|^2 / sum_b w_b |t_b|^2 with centred maps, channel by channel of the teacher.
 
-    That is 1 - R^2, from second moments alone; P is at the minimum, so that no gradient goes through it.
+    That is 1 - R^2; P is at the minimum, so that no gradient goes through it.
 
     Args:
         f_t: [B, h, w, d_t], the teacher's maps.
         f_s: [B, h, w, d_s], the student's.
         weights: w, [B], of the images.
-        axis: pmap axis over which the batch is split; the moments are those of the whole batch.
+        axis: pmap axis over which the batch is split; P and the means are those of the whole batch.
 
     Returns:
         The mean over the teacher's channels, scalar.
     """
     w = weights / parallel.mean(weights.mean(), axis)
-    t, s = (centred(f.astype(jnp.float32), w, axis) for f in (f_t, f_s))
-    power = batch_mean(jnp.square(t).mean((1, 2)), w, axis)
-    gram, cross = moments(s, s, w, axis), moments(s, t, w, axis)
-    p = jax.lax.stop_gradient(least_squares(gram, cross))
-    rest = power - 2 * (p * cross).sum(0) + (p * (gram @ p)).sum(0)
+    w = jnp.broadcast_to(w[:, None, None], f_t.shape[:3]).reshape(-1, 1) / f_t[..., 0].size  # of a pixel
+    t, s = (centred(f.reshape(-1, f.shape[-1]).astype(jnp.float32), w, axis) for f in (f_t, f_s))
+    p = least_squares(*jax.lax.stop_gradient(parallel.mean(((w * s).T @ s, (w * s).T @ t), axis)))
+    rest, power = (parallel.mean((w * jnp.square(x)).sum(0), axis) for x in (t - s @ p, t))
     return (rest / (power + EPSILON)).mean()
+
+
+def centred(f: Array, w: Array, axis: str | None) -> Array:
+    """Pixels [M, d] whose channels have the mean 0 over the whole batch, of weights [M, 1] that sum to 1."""
+    return f - parallel.mean((w * f).sum(0), axis)
 
 
 def least_squares(gram: Array, cross: Array) -> Array:
     """The P [d, e] that solves gram P = cross, with a slight ridge in units of each variable's variance."""
     scale = 1 / jnp.sqrt(jnp.diag(gram) + EPSILON)[:, None]
     return scale * jnp.linalg.solve(scale * gram * scale.T + RIDGE * jnp.eye(len(gram)), scale * cross)
-
-
-def centred(f: Array, w: Array, axis: str | None) -> Array:
-    """Maps [B, h, w, d] whose channels have the mean 0 over the pixels of the whole weighted batch."""
-    return f - batch_mean(f.mean((1, 2)), w, axis)
-
-
-def moments(a: Array, b: Array, w: Array, axis: str | None) -> Array:
-    """Mean of a_i b_j over the pixels of the whole weighted batch, [d_a, d_b]."""
-    return batch_mean(jnp.einsum("bhwi,bhwj->bij", a, b), w, axis) / (a.shape[1] * a.shape[2])
-
-
-def batch_mean(x: Array, w: Array, axis: str | None) -> Array:
-    """mean_b w_b x_b over the devices, with weights of mean 1."""
-    return parallel.mean(jnp.tensordot(w, x, 1) / len(w), axis)
 
 
 def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> dict[Resolution, int]:

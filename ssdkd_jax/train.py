@@ -13,7 +13,7 @@ import numpy as np
 from ssdkd_jax import dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
-SYNTHESIS, DISTILLATION, METHOD, STUDENT = range(4)
+SYNTHESIS, DISTILLATION, METHOD, STUDENT, CALIBRATION = range(5)
 INVERSION, DISTILLING = "inversion", "distillation"
 StudentStep = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
 Clock = Callable[[str], AbstractContextManager]

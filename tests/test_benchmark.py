@@ -15,11 +15,13 @@ sys.path.append(str(Path(__file__).parents[1] / "experiments"))
 
 import benchmark
 import evidence
+import exhibits
 import runs
 import tables
 
 from ssdkd_jax import build, presets
 from ssdkd_jax import config as defaults
+from ssdkd_jax.types import Shown
 
 
 def record(*points, **fields):
@@ -115,9 +117,9 @@ def test_a_budget_may_be_that_of_some_methods_alone():
         benchmark.parsed("400s:zskt+dafi")
 
 
-def test_the_ablation_tells_how_even_the_classes_ended(tmp_path):
-    np.savez(tmp_path / "shown.npz", label=np.array([0, 0, 2, 2, 2]))
-    assert evidence.class_counts(tmp_path / "shown.npz", 4) == [2, 0, 3, 0]
+def test_the_ablation_tells_how_even_the_classes_ended():
+    rows = Shown(images=None, label=np.array([0, 0, 2, 2, 2]), confidence=None)
+    assert exhibits.class_counts(rows, 4) == [2, 0, 3, 0]
     assert evidence.evenness([{"class_counts": [2, 0, 3]}, {"class_counts": [4, 2, 9]}]) == "1 to 6"
     assert evidence.evenness([]) == ""
 
