@@ -21,6 +21,7 @@ TINY = {
     "teacher.batch": 64,
     "student.model": "tiny:Tiny",
     "student.batch": 16,
+    "student.update_bn": 2,
     "synthesis.batch": 20,
     "synthesis.inner_steps": 2,
     "synthesis.latent": 16,
@@ -81,7 +82,7 @@ def test_summary_has_the_promised_numbers(summary):
     for name in ("teacher_accuracy", "student_accuracy", "real_subset_accuracy"):
         assert 0.0 <= summary[name] <= 1.0
     assert summary["synthetic_images"] == 3 * 20
-    assert summary["buffer_size"] == 40
+    assert summary["buffer_size"] == sum(summary["class_counts"]) == 40
     assert summary["distillation_steps"] == 2 * 3
     assert summary["skipped_steps"] == {"inversion_skipped": 0, "distillation_skipped": 0}
     assert summary["peak_memory_bytes"] > 50e6
