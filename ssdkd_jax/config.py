@@ -45,8 +45,8 @@ def default() -> ConfigDict:
                 warmup=0.05,
                 temperature=4.0,  # T of the distillation loss
                 attention=0.0,  # weight of attention transfer from the teacher's inner maps; 0 for none
-                update_bn=0,  # batches that renew its BatchNorm statistics before it is judged or saved
                 regression=0.0,  # or of the regression of its inner maps on the student's; both 0: logits alone
+                update_bn=0,  # batches that renew its BatchNorm statistics before it is judged or saved
             ),
             synthesis=dict(
                 batch=128,  # images made per round
