@@ -157,9 +157,10 @@ def pictures(workdir: Path, config: ConfigDict) -> None:
     """What each method of the benchmark showed the student, seed 0 of the first budget."""
     del config  # the runs are there
     folder = workdir / benchmark.parsed(benchmark.BUDGETS.value[0]).folder
-    finished = [name for name in benchmark.METHODS.value if (folder / name / "0" / "summary.json").exists()]
-    shown = {name: dict(np.load(folder / name / "0" / "shown.npz")) for name in finished}
-    counts = {name: json.loads((folder / name / "0" / "summary.json").read_text())["class_counts"] for name in finished}
+    seeds = {name: folder / name / "0" for name in benchmark.METHODS.value}
+    finished = {name: path for name, path in seeds.items() if (path / "summary.json").exists()}
+    shown = {name: dict(np.load(path / "shown.npz")) for name, path in finished.items()}
+    counts = {name: json.loads((path / "summary.json").read_text())["class_counts"] for name, path in finished.items()}
     if not shown:
         raise FileNotFoundError(f"No finished run of the benchmark in {folder}; run --parts=benchmark first.")
     tables.plot_histograms(workdir / "histograms.png", shown, counts)
