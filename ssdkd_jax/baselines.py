@@ -56,6 +56,7 @@ def bank_settings(
         inner_steps=c.inner_steps,
         latent_size=c.latent,
         weights=inversion.Weights(bn=parts.bn, oh=c.oh, adv=c.adv),
+        bn_momentum=c.bn_momentum,
         tx=tx,
         tx_z=tx_z,
         start=parts.start,
@@ -76,8 +77,7 @@ def a_fast_dfkd(parts: Parts) -> Method:
     c = parts.config.synthesis
     tx, tx_z = optax.adam(c.lr_generator, b1=0.5), optax.adam(c.lr_latent, b1=0.5)
     s = bank_settings(parts, made(parts.config), tx, tx_z)
-    momentum, warmup = parts.config.method.bn_momentum, parts.config.schedule.warmup
-    return fast_dfkd.make(s, momentum, warmup, parts.networks, parts.task, parts.axis)
+    return fast_dfkd.make(s, parts.config.schedule.warmup, parts.networks, parts.task, parts.axis)
 
 
 def a_deepinversion(parts: Parts) -> Method:

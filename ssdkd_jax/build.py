@@ -166,6 +166,7 @@ def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) ->
         latent_size=c.latent,
         class_code=c.class_code,
         weights=inversion.Weights(bn, c.oh, c.adv),
+        bn_momentum=c.bn_momentum,
         tx=tx,
         tx_z=optax.adam(c.lr_latent, b1=0.5),
         start=the_start(config, tx),

@@ -60,6 +60,7 @@ def default() -> ConfigDict:
                 start="sequential",  # or reptile, first_order: how the generator begins a round
                 lr_meta=1e-2,  # of the outer Adam of the two meta starts
                 bn=config_dict.placeholder(float),  # weight of BN match; None: 3 if the teacher has any, else off
+                bn_momentum=0.0,  # of the matched statistics over rounds; 0 matches each batch alone
                 oh=1.0,  # weight of the class targets
                 adv=4.0,  # weight of the adversarial term
                 flip=False,  # during inversion, teacher and student see the images mirrored at random
@@ -67,7 +68,6 @@ def default() -> ConfigDict:
             ),
             method=dict(  # see presets.py for the settings of each
                 name="ssdkd",  # or fast_dfkd, generative (DAFL, ZSKT, DFAD, DFQ), deepinversion, cmi, given
-                bn_momentum=0.9,  # fast_dfkd: of the BatchNorm statistics over rounds
                 balance=0.0,  # generative: weight of the batch's class balance
                 activation=0.0,  # generative: weight of the teacher's last features
                 divergence="kl",  # generative: what the generator maximises; l1 is also what the student then minimises

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, losses, modulation, parallel, teacher
+from ssdkd_jax import augment, generator, losses, modulation, parallel, smoothing, teacher
 from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
 
 
@@ -57,7 +57,8 @@ class Work:
         summed: gradients of the generator summed over the inner steps.
         best_loss: [], the lowest loss so far.
         best_images: [B, H, W, D], the images that had it.
-        extra: what the loss of another method carries from step to step.
+        smoothing: the matched BatchNorm statistics, of methods that smooth them over rounds.
+        extra: what the loss of another method needs besides.
     """
 
     z: Array
@@ -70,6 +71,7 @@ class Work:
     summed: Any
     best_loss: Array
     best_images: Array
+    smoothing: smoothing.Smoothing | tuple = ()
     extra: Any = ()
 
 
@@ -124,7 +126,7 @@ def make_loss(
     view: augment.View,
     axis: str | None,
 ) -> Callable:
-    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics)).
+    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics, work.smoothing)).
 
     The student is run only where `weights.adv` is not 0.
     """
@@ -144,12 +146,14 @@ def make_loss(
         confidence = jnp.exp(-ce)
         w = modulation.normalised(phi(work.class_counts, predicted, confidence), clip, axis)
 
-        bn = match(moments)
+        matched, smoothed = smoothing.smooth(moments, work.smoothing)
+
+        bn = match(matched)
         oh = jnp.mean(w * ce)
         adv = jnp.mean(w * agreement(f_t, student_variables, seen))
         total = weights.bn * bn + weights.oh * oh + weights.adv * adv
         metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "confidence": confidence.mean()}
-        return total, (x, variables, metrics)
+        return total, (x, variables, metrics, smoothed)
 
     return loss
 
@@ -161,14 +165,14 @@ def make_step(
 
     Args:
         loss: (params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics));
-            a fourth auxiliary value, where there is one, is the next `work.extra`.
+            a fourth auxiliary value, where there is one, is the next `work.smoothing`.
     """
 
     def step(work: Work, teacher_variables: Variables, student_variables: Variables) -> tuple[Work, Metrics]:
         params = work.variables["params"]
         gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
         (grads, grads_z), auxiliary = gradient(params, work.z, work, teacher_variables, student_variables)
-        x, variables, metrics, *extra = auxiliary
+        x, variables, metrics, *smoothed = auxiliary
         statistics = {name: value for name, value in variables.items() if name != "params"}
         grads, statistics, metrics = parallel.mean((grads, statistics, metrics), axis)
         updates, opt_state = tx.update(grads, work.opt_state, params)
@@ -184,7 +188,7 @@ def make_step(
             summed=jax.tree.map(jnp.add, work.summed, grads),
             best_loss=jnp.where(better, metrics["inversion"], work.best_loss),
             best_images=jnp.where(better, x, work.best_images),
-            extra=extra[0] if extra else work.extra,
+            smoothing=smoothed[0] if smoothed else work.smoothing,
         )
         return work, metrics
 

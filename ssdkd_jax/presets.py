@@ -26,7 +26,12 @@ GENERATIVE = LOGITS | {
     "schedule.warmup": 0,
 }
 BANK = LOGITS | {"views.count": 0, "student.temperature": 20.0}
-FAST = BANK | {"method.name": "fast_dfkd", "synthesis.start": "first_order", "synthesis.bn": 10.0}
+FAST = BANK | {
+    "method.name": "fast_dfkd",
+    "synthesis.start": "first_order",
+    "synthesis.bn": 10.0,
+    "synthesis.bn_momentum": 0.9,
+}
 
 
 def _fast(steps: int, lr_latent: float, lr_generator: float) -> dict[str, Any]:

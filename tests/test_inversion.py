@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import augment, inversion, models, modulation
+from ssdkd_jax import augment, inversion, models, modulation, smoothing
 from ssdkd_jax.tasks import classification
 
 WEIGHTS = inversion.Weights(bn=2.0, oh=0.5, adv=1.5)
@@ -31,6 +31,7 @@ def work_of(z, variables):
         summed=(),
         best_loss=jnp.array(jnp.inf),
         best_images=jnp.zeros((z.shape[0], *tiny.SHAPE)),
+        smoothing=smoothing.begin(smoothing.nothing(tiny.teacher_network(), tiny.SHAPE), jnp.int32(0), 0.5),
     )
 
 
@@ -59,7 +60,7 @@ def differentiate(loss, problem):
 def test_loss_is_the_weighted_sum_of_its_terms_over_the_generated_images(problem):
     make, work, teacher, student, network = problem
     phi = modulation.make(True, True, 2.0)
-    total, (x, _, metrics) = jax.jit(make(phi))(work.variables["params"], work.z, work, teacher, student)
+    total, (x, _, metrics, _) = jax.jit(make(phi))(work.variables["params"], work.z, work, teacher, student)
     f_t, f_s = network.apply(teacher, x), network.apply(student, x)
     p = tiny.softmax(f_t)
     of_target = p[np.arange(8), np.asarray(work.targets)]
@@ -123,7 +124,7 @@ def test_without_weight_the_adversarial_term_needs_no_student(problem):
     make, work, teacher, student, _ = problem
     loss = make(no_phi, inversion.Weights(bn=2.0, oh=0.5, adv=0.0))
     broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), student)
-    total, (_, _, metrics) = jax.jit(loss)(work.variables["params"], work.z, work, teacher, broken)
+    total, (_, _, metrics, _) = jax.jit(loss)(work.variables["params"], work.z, work, teacher, broken)
     whole = jax.jit(make(no_phi))(work.variables["params"], work.z, work, teacher, student)[1][2]
     assert float(total) == pytest.approx(2.0 * float(whole["bn"]) + 0.5 * float(whole["oh"]), rel=1e-5)
     assert float(metrics["adv"]) == 0.0 != float(whole["adv"])

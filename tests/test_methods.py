@@ -69,9 +69,8 @@ def inverted(name):
     def run(key):
         state = job.method.init(key)
         if hasattr(state, "own"):
-            state = state.replace(
-                pool=state.pool.replace(round=state.pool.round + 2), own=jax.tree.map(jnp.ones_like, state.own)
-            )
+            pool, ones = state.pool, functools.partial(jax.tree.map, jnp.ones_like)
+            state = state.replace(pool=pool.replace(round=pool.round + 2, past=ones(pool.past)), own=ones(state.own))
         work = job.method.synthesis.begin(state, jax.random.fold_in(key, 1))
 
         def loss(params, z):

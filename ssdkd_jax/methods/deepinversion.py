@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import generator, inversion, modulation, peer_losses, teacher
+from ssdkd_jax import generator, inversion, modulation, peer_losses, smoothing, teacher
 from ssdkd_jax.methods import bank, ssdkd
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
 
@@ -70,7 +70,7 @@ def make_synthesis(
     def begin(state: bank.State, key: Key) -> inversion.Work:
         key_targets, key_z, key_views = jax.random.split(key, 3)
         even = modulation.ask_evenly(jnp.zeros(task.classes), s.synthesis_batch)
-        return inversion.begin(
+        work = inversion.begin(
             state.pool.generator,
             state.pool.generator.opt_state,
             task.targets(key_targets, even, s.synthesis_batch),
@@ -81,6 +81,7 @@ def make_synthesis(
             tx_z=s.tx_z,
             axis=axis,
         )
+        return work.replace(smoothing=smoothing.begin(state.pool.past, state.pool.round, s.bn_momentum))
 
     def finish(
         work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, teacher
+from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, smoothing, teacher
 from ssdkd_jax.hints import Hint
 from ssdkd_jax.replay_buffer import Buffer, Index, Rows
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
@@ -31,6 +31,7 @@ class Settings(NamedTuple):
         latent_size: Z.
         class_code: how far the class shifts the mean of z.
         weights: of the inversion terms.
+        bn_momentum: of the matched BatchNorm statistics over rounds; 0 matches those of each batch alone.
         tx, tx_z: inner optimisers of generator and latents.
         start: how the generator persists over rounds.
         phi: the modulating function.
@@ -56,6 +57,7 @@ class Settings(NamedTuple):
     latent_size: int
     class_code: float
     weights: inversion.Weights
+    bn_momentum: float
     tx: optax.GradientTransformation
     tx_z: optax.GradientTransformation
     start: generator.Start
@@ -81,12 +83,14 @@ class State:
     Attributes:
         generator: generator.GeneratorState.
         buffer: Buffer.
+        past: BatchNorm statistics of the rounds before.
         sampler: the sampler's state.
         round: int32 [], syntheses completed.
     """
 
     generator: generator.GeneratorState
     buffer: Buffer
+    past: smoothing.Statistics
     sampler: Any
     round: Array
 
@@ -116,6 +120,7 @@ def make_init(s: Settings, models: inversion.Models) -> Callable[[Key], State]:
         return State(
             generator=s.start.init(models.generator.init(key_generator)),
             buffer=replay_buffer.init(s.slots, parallel.padded(s.slots), example),
+            past=smoothing.nothing(models.teacher, s.image_shape),
             sampler=s.sampler.init(key_sampler),
             round=jnp.zeros((), jnp.int32),
         )
@@ -132,7 +137,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
         key_targets, key_z, key_views = jax.random.split(key, 3)
         class_counts = replay_buffer.class_counts(state.buffer.index, task.classes)
         targets = task.targets(key_targets, s.ask(class_counts, s.synthesis_batch), s.synthesis_batch)
-        return inversion.begin(
+        work = inversion.begin(
             state.generator,
             s.start.open(state.generator),
             targets,
@@ -143,6 +148,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
             tx_z=s.tx_z,
             axis=axis,
         )
+        return work.replace(smoothing=smoothing.begin(state.past, state.round, s.bn_momentum))
 
     def finish(
         work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
@@ -152,7 +158,8 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
         slots = jnp.where(jnp.isfinite(work.best_loss), slots, parallel.padded(s.slots))  # else no image was made
         buffer = replay_buffer.put(state.buffer, slots, index, rows, axis)
         start = s.start.close(state.generator, work.variables, work.opt_state, work.summed)
-        state = state.replace(generator=start, buffer=buffer, round=state.round + 1)
+        past = smoothing.finish(work.smoothing)
+        state = state.replace(generator=start, buffer=buffer, past=past, round=state.round + 1)
         return state, replay_buffer.summary(buffer.index, task.classes)
 
     return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
