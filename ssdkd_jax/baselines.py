@@ -56,7 +56,7 @@ def bank_settings(
         inner_steps=c.inner_steps,
         latent_size=c.latent,
         weights=inversion.Weights(bn=parts.bn, oh=c.oh, adv=c.adv),
-        bn_momentum=c.bn_momentum,
+        bn_past=c.bn_past,
         tx=tx,
         tx_z=tx_z,
         start=parts.start,

@@ -60,7 +60,7 @@ def default() -> ConfigDict:
                 start="sequential",  # or reptile, first_order: how the generator begins a round
                 lr_meta=1e-2,  # of the outer Adam of the two meta starts
                 bn=config_dict.placeholder(float),  # weight of BN match; None: 3 if the teacher has any, else off
-                bn_momentum=0.0,  # of the matched statistics over rounds; 0 matches each batch alone
+                bn_past=0.0,  # share of earlier rounds in the matched statistics; 0 matches each batch alone
                 oh=1.0,  # weight of the class targets
                 adv=4.0,  # weight of the adversarial term
                 flip=False,  # during inversion, teacher and student see the images mirrored at random

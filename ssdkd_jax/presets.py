@@ -30,7 +30,7 @@ FAST = BANK | {
     "method.name": "fast_dfkd",
     "synthesis.start": "first_order",
     "synthesis.bn": 10.0,
-    "synthesis.bn_momentum": 0.9,
+    "synthesis.bn_past": 0.9,
 }
 
 

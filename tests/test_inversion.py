@@ -31,7 +31,9 @@ def work_of(z, variables):
         summed=(),
         best_loss=jnp.array(jnp.inf),
         best_images=jnp.zeros((z.shape[0], *tiny.SHAPE)),
-        smoothing=smoothing.begin(smoothing.nothing(tiny.teacher_network(), tiny.SHAPE), jnp.int32(0), 0.5),
+        smoothing=smoothing.begin(
+            smoothing.nothing(tiny.teacher_network(), tiny.SHAPE), jnp.int32(0), 0.0, jnp.float32
+        ),
     )
 
 

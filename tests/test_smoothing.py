@@ -9,32 +9,51 @@ import tiny
 from ssdkd_jax import losses, smoothing
 
 M = 0.8
+ROUNDS = np.random.default_rng(0).normal(size=(8, 2, 2)).astype(np.float32)  # of each: mean and variance of 2 features
+ALONE = smoothing.exponential(0.0)
 
 
 def moments_of(mean, var):
     return losses.Moments(jnp.asarray(mean), jnp.asarray(var), jnp.array([1.0, -2.0]), jnp.array([3.0, 0.5]))
 
 
-def test_over_rounds_what_is_matched_is_the_exponential_average():
-    rng = np.random.default_rng(0)
-    batches = rng.normal(size=(4, 2, 2)).astype(np.float32)  # a round's batch, mean or variance, feature
+def rounds_of(batches, average):
+    """(what is matched, the past thereafter) of each round, as arrays [2, features]."""
     past = [(jnp.zeros(2), jnp.zeros(2))]
-    expected = batches[0]
     for number, batch in enumerate(batches):
-        expected = M * expected + (1 - M) * batch
-        scratch = smoothing.begin(past, jnp.int32(number), M)
-        _, scratch = smoothing.smooth([moments_of(*rng.normal(size=(2, 2)))], scratch)  # an earlier step's: forgotten
+        scratch = smoothing.begin(past, jnp.int32(number), M, average)
+        _, scratch = smoothing.smooth([moments_of(*batch[::-1])], scratch)  # an earlier step's: forgotten
         (matched,), scratch = smoothing.smooth([moments_of(*batch)], scratch)
         past = smoothing.finish(scratch)
-        for found in ((matched.mean, matched.var), past[0]):
-            np.testing.assert_allclose(np.stack(found), expected, rtol=1e-5)
+        yield np.stack([matched.mean, matched.var]), np.stack(past[0])
 
 
-def test_without_momentum_each_batch_is_matched_alone():
+def test_the_exponential_average_is_what_is_matched():
+    batches, expected = ROUNDS, ROUNDS[0]
+    for batch, (matched, past) in zip(batches, rounds_of(batches, smoothing.exponential(M)), strict=True):
+        expected = M * expected + (1 - M) * batch
+        np.testing.assert_allclose(matched, expected, rtol=1e-5)
+        np.testing.assert_allclose(past, expected, rtol=1e-5)
+
+
+def test_the_past_of_a_buffer_is_the_mean_over_the_rounds_that_it_holds():
+    found = [past for _, past in rounds_of(ROUNDS, smoothing.of_the_last(100))]
+    for number, past in enumerate(found):
+        np.testing.assert_allclose(past, ROUNDS[: number + 1].mean(0), rtol=1e-4)
+    matched = [matched for matched, _ in rounds_of(ROUNDS, smoothing.of_the_last(100))]
+    np.testing.assert_allclose(matched[5], M * ROUNDS[:5].mean(0) + (1 - M) * ROUNDS[5], rtol=1e-4)
+    *_, (_, short) = rounds_of(ROUNDS, smoothing.of_the_last(3))
+    expected = ROUNDS[:3].mean(0)
+    for batch in ROUNDS[3:]:
+        expected += (batch - expected) / 3
+    np.testing.assert_allclose(short, expected, rtol=1e-4)
+
+
+def test_without_a_share_of_the_past_each_batch_is_matched_alone():
     batch, past = moments_of([0.3, 0.7], [1.1, 2.3]), [(jnp.full(2, jnp.nan),) * 2]
-    (first,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.zeros(2),) * 2], jnp.int32(0), M))
-    (alone,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.ones(2),) * 2], jnp.int32(5), 0.0))
-    (spoilt,), _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(5), M))
+    (first,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.zeros(2),) * 2], jnp.int32(0), M, ALONE))
+    (alone,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.ones(2),) * 2], jnp.int32(5), 0.0, ALONE))
+    (spoilt,), _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(5), M, ALONE))
     jax.tree.map(np.testing.assert_array_equal, first, batch)
     jax.tree.map(np.testing.assert_array_equal, alone, batch)
     assert not np.isfinite(spoilt.mean).any()
@@ -45,32 +64,33 @@ def test_the_best_match_makes_up_for_the_error_of_the_past():
     past = [(running.running_mean + error, running.running_var + error)]
     opposite = -error * M / (1 - M)
     batch = running._replace(mean=running.running_mean + opposite, var=running.running_var + opposite)
-    matched, _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(1), M))
+    matched, _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(1), M, ALONE))
     assert float(losses.batch_norm_match(matched)) == pytest.approx(0.0, abs=1e-6)
     assert float(losses.batch_norm_match([batch])) > 1.0
 
 
 def test_a_round_remembers_what_the_teacher_saw_last(teacher_variables):
-    cfg = tiny.make_config(synthesis__flip=False, synthesis__shift=0, synthesis__bn_momentum=M)
+    cfg = tiny.make_config(synthesis__flip=False, synthesis__shift=0, synthesis__bn_past=M)
     job = tiny.build.job(cfg, tiny.INPUTS, tiny.teacher_network(), teacher_variables, axis=None)
     state, synthesis = tiny.first_state(job), job.method.synthesis
+    held = tiny.SLOTS / tiny.BATCH
     begin, step, loss, finish = (
         jax.jit(f) for f in (synthesis.begin, synthesis.step, synthesis.loss, synthesis.finish)
     )
-    method, student, expected = state.method, state.student, None
+    method, student, past = state.method, state.student, np.zeros((2, 6))
     for number in range(3):
         key = jax.random.key(number)
         work = begin(method, key)
         for _ in range(2):
             _, (x, *_) = loss(work.variables["params"], work.z, work, teacher_variables, student.variables)
             work, metrics = step(work, teacher_variables, student.variables)
-        seen = teacher_sees(teacher_variables, x)
-        expected = seen if expected is None else M * expected + (1 - M) * seen
-        method, _ = finish(work, method, teacher_variables, student, key)
-        np.testing.assert_allclose(np.stack(method.past[0]), expected, rtol=1e-4, atol=1e-5)
+        seen, share = teacher_sees(teacher_variables, x), M if number else 0
         stats = teacher_variables["batch_stats"]["BatchNorm_0"]
-        distance = np.linalg.norm(expected - np.stack([stats["mean"], stats["var"]]), axis=-1).sum()
-        assert float(metrics["bn"]) == pytest.approx(distance, rel=1e-4)
+        missed = share * past + (1 - share) * seen - np.stack([stats["mean"], stats["var"]])
+        assert float(metrics["bn"]) == pytest.approx(np.linalg.norm(missed, axis=-1).sum(), rel=1e-4)
+        past += (seen - past) / min(number + 1, held)
+        method, _ = finish(work, method, teacher_variables, student, key)
+        np.testing.assert_allclose(np.stack(method.past[0]), past, rtol=1e-4, atol=1e-5)
 
 
 def teacher_sees(variables, images):

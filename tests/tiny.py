@@ -68,7 +68,7 @@ def config_defaults():
         synthesis__inner_steps=2,
         synthesis__latent=6,
         synthesis__width=4,
-        synthesis__bn_momentum=0.7,
+        synthesis__bn_past=0.7,
         synthesis__oh=0.5,
         synthesis__adv=1.0,
         synthesis__flip=True,

@@ -13,7 +13,7 @@ import chex
 import jax
 import optax
 
-from ssdkd_jax import augment, generator, hints, inversion, modulation, sampler
+from ssdkd_jax import augment, generator, hints, inversion, modulation, sampler, smoothing
 from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.types import Array, Batch, Key, Method, Shown, Synthesis, Variables
 
@@ -35,7 +35,7 @@ def settings(
     inner_steps: int,
     latent_size: int,
     weights: inversion.Weights,
-    bn_momentum: float,
+    bn_past: float,
     tx: optax.GradientTransformation,
     tx_z: optax.GradientTransformation,
     start: generator.Start,
@@ -54,7 +54,8 @@ def settings(
         latent_size=latent_size,
         class_code=0.0,
         weights=weights,
-        bn_momentum=bn_momentum,
+        bn_past=bn_past,
+        bn_average=smoothing.exponential(bn_past),
         tx=tx,
         tx_z=tx_z,
         start=start,

@@ -81,7 +81,7 @@ def make_synthesis(
             tx_z=s.tx_z,
             axis=axis,
         )
-        return work.replace(smoothing=smoothing.begin(state.pool.past, state.pool.round, s.bn_momentum))
+        return work.replace(smoothing=smoothing.begin(state.pool.past, state.pool.round, s.bn_past, s.bn_average))
 
     def finish(
         work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key

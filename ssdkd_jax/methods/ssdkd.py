@@ -31,7 +31,8 @@ class Settings(NamedTuple):
         latent_size: Z.
         class_code: how far the class shifts the mean of z.
         weights: of the inversion terms.
-        bn_momentum: of the matched BatchNorm statistics over rounds; 0 matches those of each batch alone.
+        bn_past: share of earlier rounds in the matched BatchNorm statistics; 0 matches those of each batch alone.
+        bn_average: over which of these rounds.
         tx, tx_z: inner optimisers of generator and latents.
         start: how the generator persists over rounds.
         phi: the modulating function.
@@ -57,7 +58,8 @@ class Settings(NamedTuple):
     latent_size: int
     class_code: float
     weights: inversion.Weights
-    bn_momentum: float
+    bn_past: float
+    bn_average: smoothing.Average
     tx: optax.GradientTransformation
     tx_z: optax.GradientTransformation
     start: generator.Start
@@ -148,7 +150,7 @@ def make_synthesis(s: Settings, models: inversion.Models, task: Task, axis: str 
             tx_z=s.tx_z,
             axis=axis,
         )
-        return work.replace(smoothing=smoothing.begin(state.past, state.round, s.bn_momentum))
+        return work.replace(smoothing=smoothing.begin(state.past, state.round, s.bn_past, s.bn_average))
 
     def finish(
         work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
