@@ -16,6 +16,6 @@ def get_config(method: str = "ssdkd") -> ConfigDict:
     """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
     config = defaults.fashion_mnist("wrn16_1", "wrn10_1")
     config.student.update(batch=32, update_bn=32)
-    config.synthesis.update(batch=32, inner_steps=16, width=16, class_code=8.0, adv=0.0)
-    config.schedule.update(rounds=26, warmup=2, distill_steps=48, evaluate_every=3)
+    config.synthesis.update(batch=32, inner_steps=24, width=16, class_code=8.0, bn=15.0, bn_past=0.8, adv=0.0)
+    config.schedule.update(rounds=38, warmup=2, distill_steps=32, evaluate_every=4)
     return presets.apply(config, method)
