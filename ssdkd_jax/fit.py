@@ -36,6 +36,11 @@ def check(
             f"synthesis.latent = {config.synthesis.latent} cannot hold the code of {inputs.classes} classes; "
             "make it at least as large."
         )
+    if not 0 <= config.synthesis.bn_past < 1:
+        raise ValueError(
+            f"synthesis.bn_past = {config.synthesis.bn_past} is the share of earlier rounds in the matched statistics, "
+            "which leaves the batch some of them; choose one in [0, 1)."
+        )
     if config.schedule.warmup >= config.schedule.rounds:
         raise ValueError(
             f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "

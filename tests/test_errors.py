@@ -49,6 +49,12 @@ def test_blended_images_and_cached_answers(teacher_variables):
         check(teacher_variables, views__mixup=0.5, views__count=3)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_statistics_of_earlier_rounds_alone(teacher_variables, share):
+    with pytest.raises(ValueError, match=rf"synthesis\.bn_past = {share} is the share .* choose one in \[0, 1\)\."):
+        check(teacher_variables, synthesis__bn_past=share)
+
+
 def test_a_run_that_is_all_warmup(teacher_variables):
     with pytest.raises(ValueError, match=r"schedule\.warmup = 4 leaves none of the 4 rounds"):
         check(teacher_variables, schedule__warmup=4)

@@ -43,9 +43,7 @@ def job_of(name, variables, axis="devices"):
 def seen_by_the_teacher(variables, x):
     """numpy: the BatchNorm's input [B, h, w, c], the classifier's [B, F] and the logits of the tiny network."""
     p, stats = variables["params"], variables["batch_stats"]["BatchNorm_0"]
-    dims = ("NHWC", "HWIO", "NHWC")
-    h = jax.lax.conv_general_dilated((x - 0.4) / 0.3, p["Conv_0"]["kernel"], (2, 2), "SAME", dimension_numbers=dims)
-    h = np.asarray(h + p["Conv_0"]["bias"], np.float64)
+    h = tiny.before_batch_norm(variables, x)
     stats, norm = (jax.tree.map(np.asarray, tree) for tree in (stats, p["BatchNorm_0"]))
     scaled = (h - stats["mean"]) / np.sqrt(np.asarray(stats["var"], np.float64) + 1e-5)
     a = np.tanh(scaled * norm["scale"] + norm["bias"]).reshape(len(h), -1)

@@ -94,8 +94,6 @@ def test_a_round_remembers_what_the_teacher_saw_last(teacher_variables):
 
 
 def teacher_sees(variables, images):
-    """Mean and biased variance of what Tiny's BatchNorm sees, by its convolution alone: [2, features]."""
-    conv, x = variables["params"]["Conv_0"], (images - tiny.INPUTS.mean[0]) / tiny.INPUTS.std[0]
-    h = jax.lax.conv_general_dilated(x, conv["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    h = np.asarray(h + conv["bias"], np.float64)
+    """Mean and biased variance of what Tiny's BatchNorm sees: [2, features]."""
+    h = tiny.before_batch_norm(variables, images)
     return np.stack([h.mean((0, 1, 2)), h.var((0, 1, 2))])

@@ -26,6 +26,13 @@ class Tiny(nn.Module):
         return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))
 
 
+def before_batch_norm(variables, images):
+    """What Tiny's BatchNorm sees of images [B, ...], by its convolution alone: float64 [B, 4, 4, 6]."""
+    conv, x = variables["params"]["Conv_0"], (images - INPUTS.mean[0]) / INPUTS.std[0]
+    h = jax.lax.conv_general_dilated(x, conv["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return np.asarray(h + conv["bias"], np.float64)
+
+
 class Linear(nn.Module):
     """A user's own classifier without BatchNorm: x W."""
 
