@@ -1,8 +1,9 @@
 """Fast-DFKD (Fang et al., AAAI 2022): a meta-learnt generator that needs a few steps per batch, and a growing bank.
 
-Of SSD-KD's pipeline it differs in three things: the bank (see bank.py), the BatchNorm statistics, which are smoothed
-over rounds, and the adversarial term, which sets in after the student's first rounds. The meta start, first-order or
-Reptile, is that of generator.py. Classes are asked for evenly, where the original draws them independently.
+Of SSD-KD's pipeline it differs in three things: the bank (see bank.py), the average of the matched BatchNorm statistics
+over rounds, which is exponential, and the adversarial term, which sets in after the student's first rounds. The meta
+start, first-order or Reptile, is that of generator.py. Classes are asked for evenly, where the original draws them
+independently.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ def make(s: ssdkd.Settings, adv_from: int, models: inversion.Models, task: Task,
         adv_from: the first round with the adversarial term.
     """
     pool = ssdkd.make(s, models, task, axis)
-
     return bank.make(pool, lambda key: (), make_synthesis(s, adv_from, pool, models, task, axis))
 
 
