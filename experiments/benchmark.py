@@ -38,7 +38,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Seeds 0, 1, ... of each method.", lowe
 BUDGETS = flags.DEFINE_list(
     "budgets", ["60s"], "Seconds (60s) or steps (600), each a table; of some methods alone: 400s:dafl+zskt."
 )
-POINTS = 12
+POINTS = 20
 BUDGET = re.compile(r"(\d+)(s?)")
 
 
