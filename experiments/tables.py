@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from ssdkd_jax import report
 
 Records = Mapping[str, Sequence[dict]]
-Shown = Mapping[str, Mapping[str, np.ndarray]]
+Pictures = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,7 +141,7 @@ def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
     plt.close(figure)
 
 
-def plot_histograms(path: Path, shown: Shown, counts: Mapping[str, Sequence[int]]) -> None:
+def plot_histograms(path: Path, shown: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """Classes (above) and difficulty, 1 - conf_t (below), of what each method shows the student, as shares."""
     figure, axes = plt.subplots(
         2, len(shown), figsize=(2.2 * len(shown), 4.4), layout="constrained", sharey="row", squeeze=False
@@ -161,7 +161,7 @@ def plot_histograms(path: Path, shown: Shown, counts: Mapping[str, Sequence[int]
     plt.close(figure)
 
 
-def plot_grids(path: Path, shown: Shown, counts: Mapping[str, Sequence[int]]) -> None:
+def plot_grids(path: Path, shown: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """A grid a method, side by side; a row a class, as the teacher sees it."""
     grids = {
         name: report.class_grid(rows["images"], rows["label"], len(counts[name]), per_class=4)
