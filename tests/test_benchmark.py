@@ -97,8 +97,7 @@ def test_a_budget_of_steps_is_the_same_for_every_method(name):
     fitted = benchmark.fitted(config, benchmark.parsed("4000"), None)
     assert build.student_steps(fitted) == pytest.approx(4000, abs=config.schedule.distill_steps / 2)
     assert fitted.schedule.warmup == config.schedule.warmup
-    evaluations = (fitted.schedule.rounds - fitted.schedule.warmup) // fitted.schedule.evaluate_every
-    assert 1 <= evaluations < 2 * benchmark.POINTS
+    assert 1 <= (fitted.schedule.rounds - fitted.schedule.warmup) // fitted.schedule.evaluate_every <= 24
 
 
 def test_a_budget_of_seconds_is_filled_at_the_measured_pace():
