@@ -28,7 +28,8 @@ import tables
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax import checkpoint, presets
+from ssdkd_jax import presets
+from ssdkd_jax.engine import checkpoint
 
 ON_REQUEST = ("fast_dfkd_2", "fast_dfkd_10", "ssdkd_logits")
 METHODS = flags.DEFINE_list(

@@ -15,21 +15,10 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ssdkd_jax import (
-    build,
-    checkpoint,
-    data,
-    evaluation,
-    hosts,
-    optimization,
-    parallel,
-    preemption,
-    report,
-    runtime,
-    supervised,
-)
-from ssdkd_jax import workdir as folders
-from ssdkd_jax.models import saved
+from ssdkd_jax import build, data, report
+from ssdkd_jax.engine import checkpoint, environment, evaluation, hosts, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine import workdir as folders
+from ssdkd_jax.interop import saved
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
@@ -51,7 +40,7 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not runtime.can_cache_programs(os.environ):
+    if not environment.can_cache_programs(os.environ):
         jax.config.update("jax_enable_compilation_cache", False)
 
     logging.set_verbosity(logging.WARNING)
@@ -171,7 +160,7 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     training = workdir / "teacher_training"
-    state = parallel.once(partial(optimization.init, network, recipe.tx))(key_init)
+    state = parallel.jit_once(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(training, state) or (0, state, {})
     save = Saver(training, config.schedule.checkpoint_seconds)
     done = int(state.step) // (len(dataset.train_images) // recipe.batch)

@@ -10,15 +10,16 @@ first of these sets the FLOP/s, and the others are compared with what it predict
 
 from __future__ import annotations
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
-runtime.prepare()
+environment.prepare()
 
 import common
+import cost
 import jax
 from absl import flags
 
-from ssdkd_jax import build, cost
+from ssdkd_jax import build
 
 DEVICES = flags.DEFINE_list("devices", ["1", "8", "256"], "How many devices to predict for.")
 FLOPS = flags.DEFINE_float("flops", 2e13, "FLOP/s that a device sustains.")

@@ -10,11 +10,11 @@ teacher, to measure accuracy, and for the yardstick at the end; the student neve
 
 from __future__ import annotations
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
-runtime.prepare()
+environment.prepare()
 
-from ssdkd_jax import preemption
+from ssdkd_jax.engine import preemption
 
 preemption.install()
 
@@ -31,21 +31,11 @@ import yardstick
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax import (
-    build,
-    calibration,
-    checkpoint,
-    guard,
-    hosts,
-    models,
-    parallel,
-    presets,
-    profiling,
-    report,
-    train,
-)
-from ssdkd_jax.models import saved
-from ssdkd_jax.types import Shown
+from ssdkd_jax import build, models, presets, report
+from ssdkd_jax.engine import calibration, checkpoint, guard, hosts, loop, parallel
+from ssdkd_jax.interop import saved
+from ssdkd_jax.run import profiling
+from ssdkd_jax.types import Preview
 
 TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = flags.DEFINE_enum(
@@ -69,7 +59,7 @@ def main() -> None:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Teacher, distillation, yardstick, report."""
-    clock = report.Stopwatch({"start": runtime.seconds_since_start()}, TIMERS[CLOCK.value])
+    clock = report.Stopwatch({"start": environment.seconds_since_start()}, TIMERS[CLOCK.value])
     with clock("data"):
         dataset, inputs = common.load_data(config)
     network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
@@ -79,7 +69,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with clock("setup"):
         images = yardstick.given_images(config, dataset)
         job = build.job(config, inputs, network, variables, images=images)
-        first = parallel.once(partial(train.init, job.method, job.network, job.tx))(config.seed)
+        first = parallel.jit_once(partial(loop.init, job.method, job.network, job.tx))(config.seed)
     show = exhibits.exhibition(job, teacher)
     calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
     evaluate = common.evaluator(config, job.network, dataset)
@@ -94,7 +84,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 
     summary = {
         **scores(job.task.score, teacher_scores, student_scores, curve),
-        "synthetic_images": job.method.made(config.schedule.rounds, build.student_steps(config)),
+        "synthetic_images": job.method.images_made(config.schedule.rounds, build.student_steps(config)),
         "buffer_size": config.buffer.size,
         "skipped_steps": skipped,
         "distillation_steps": build.student_steps(config),
@@ -145,7 +135,7 @@ def scores(
 def circumstances(clock: report.Stopwatch) -> dict[str, Any]:
     """The part of the summary that says what it took, on what, and with which settings."""
     return {
-        "seconds": {**clock.seconds, "total": clock.total, "process": runtime.seconds_since_start()},
+        "seconds": {**clock.seconds, "total": clock.total, "process": environment.seconds_since_start()},
         "peak_memory_bytes": report.peak_memory_bytes(),
         "peak_device_memory_bytes": report.peak_device_memory_bytes(),
         "devices": [str(device) for device in jax.devices()],
@@ -160,12 +150,12 @@ def distill(
     config: ConfigDict,
     workdir: Path,
     job: build.Job,
-    first: train.TrainState,
+    first: loop.TrainState,
     teacher: dict,
-    judge: Callable[[train.TrainState], dict[str, float]],
-    show: Callable[[train.TrainState], Shown],
+    judge: Callable[[loop.TrainState], dict[str, float]],
+    show: Callable[[loop.TrainState], Preview],
     clock: report.Stopwatch,
-) -> tuple[train.TrainState, list[dict], dict[str, int]]:
+) -> tuple[loop.TrainState, list[dict], dict[str, int]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics; then skipped steps by stage."""
     folder = workdir / "checkpoints"
     _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
@@ -173,17 +163,17 @@ def distill(
         clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
     curve, skipped, done = note["curve"], note["skipped"], int(state.round)
     state = parallel.to_devices(state)
-    if train.finished(job.plan, state):
+    if loop.finished(job.plan, state):
         return state, curve, skipped
     with clock("compilation"):
-        programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
+        programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
     save = common.Saver(folder, config.schedule.checkpoint_seconds)
     board = report.Board(workdir / "tensorboard" if hosts.is_first() else None)
     progress = {"seconds": clock.seconds, "curve": curve, "skipped": skipped}
 
     with report.progress("distillation", job.plan.rounds, done, hosts.is_first()) as advance:
 
-        def on_round(number: int, state: train.TrainState, metrics: dict[str, float]) -> None:
+        def on_round(number: int, state: loop.TrainState, metrics: dict[str, float]) -> None:
             distilled = max(0, number - job.plan.warmup)
             if number == job.plan.rounds or (distilled and distilled % config.schedule.evaluate_every == 0):
                 with clock("evaluation"):
@@ -199,13 +189,13 @@ def distill(
                 if name.endswith(guard.SKIPPED):
                     skipped[name] = skipped.get(name, 0) + int(times)
             if number == job.plan.rounds:
-                save.now(train.progress(state), state, progress)
-            save.now_and_then(train.progress(state), state, progress)
+                save.now(loop.progress(state), state, progress)
+            save.now_and_then(loop.progress(state), state, progress)
 
-        state = train.run(programs, job.plan, state, teacher, clock, on_round, common.stop)
+        state = loop.run(programs, job.plan, state, teacher, clock, on_round, common.stop)
     board.close()
-    if not train.finished(job.plan, state):
-        save.now(train.progress(state), state, progress)
+    if not loop.finished(job.plan, state):
+        save.now(loop.progress(state), state, progress)
         made = int(parallel.unreplicate(state.round))
         raise preemption.Preempted(f"Stopped by SIGTERM after synthesis {made}, and saved; the same command goes on.")
     return state, curve, skipped

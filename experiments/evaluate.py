@@ -5,16 +5,16 @@ python experiments/evaluate.py --config=configs/digits.py --checkpoint=runs/digi
 
 from __future__ import annotations
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
-runtime.prepare()
+environment.prepare()
 
 import json
 
 import common
 from absl import flags
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
 MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:Class', where it is one of your own.")

@@ -26,7 +26,8 @@ import tables
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, checkpoint, data, presets
+from ssdkd_jax import build, data, presets
+from ssdkd_jax.engine import checkpoint
 
 PHI = {"off": (False, False), "diversity": (True, False), "difficulty": (False, True), "both": (True, True)}
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)

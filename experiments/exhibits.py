@@ -9,34 +9,38 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, data, hosts, masks, parallel, report, train
-from ssdkd_jax.types import Sharded, Shown
+from ssdkd_jax import build, data, report
+from ssdkd_jax.engine import hosts, loop, parallel
+from ssdkd_jax.report import masks
+from ssdkd_jax.types import Preview, Sharded
 
 
-def exhibition(job: build.Job, teacher: dict) -> Callable[[train.TrainState], Shown]:
+def exhibition(job: build.Job, teacher: dict) -> Callable[[loop.TrainState], Preview]:
     """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
-    program = parallel.pmap(lambda state, teacher, key: job.method.show(state, teacher, jax.random.wrap_key_data(key)))
+    program = parallel.pmap(
+        lambda state, teacher, key: job.method.preview(state, teacher, jax.random.wrap_key_data(key))
+    )
     key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
 
-    def show(state: train.TrainState) -> Shown:
+    def show(state: loop.TrainState) -> Preview:
         rows = parallel.to_host(Sharded(rows=program(state.method, teacher, key))).rows
         return jax.tree.map(lambda x: x[rows.label >= 0], rows)
 
     return show
 
 
-def grid(rows: Shown, job: build.Job) -> np.ndarray:
+def grid(rows: Preview, job: build.Job) -> np.ndarray:
     """The images, a row a class."""
     return report.class_grid(rows.images, rows.label, job.task.classes)
 
 
-def class_counts(rows: Shown, classes: int) -> list[int]:
+def class_counts(rows: Preview, classes: int) -> list[int]:
     """How many of the images are of each class, as the teacher sees it."""
     return np.bincount(rows.label, minlength=classes).tolist()
 
 
 def write_report(
-    workdir: Path, config: ConfigDict, rows: Shown, job: build.Job, summary: dict, curve: list[dict]
+    workdir: Path, config: ConfigDict, rows: Preview, job: build.Job, summary: dict, curve: list[dict]
 ) -> None:
     """The three pictures, and the numbers behind the histograms, by the first host."""
     if not hosts.is_first():

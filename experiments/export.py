@@ -13,8 +13,8 @@ from pathlib import Path
 import common
 from absl import flags
 
-from ssdkd_jax import checkpoint
-from ssdkd_jax.models import saved, stablehlo, torch_files, torch_layout
+from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.interop import saved, stablehlo, torch_files, torch_layout
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
 MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:Class', where it is one of your own.")

@@ -15,7 +15,7 @@ import common
 from absl import flags
 
 from ssdkd_jax import build, models, report
-from ssdkd_jax.models import saved, torch_import
+from ssdkd_jax.interop import saved, torch_import
 from ssdkd_jax.types import named_leaves
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth, .pt or .safetensors file.")

@@ -4,7 +4,7 @@
     python experiments/prepare_data.py --name=nyuv2 --source=FOLDER
 
 CIFAR and Fashion-MNIST are downloaded and need TensorFlow: pip install '.[prepare]'. NYUv2 is read from a folder
-of yours (ssdkd_jax/nyuv2.py lists the layouts) without it.
+of yours (ssdkd_jax/data/nyuv2.py lists the layouts) without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import tensorflow_datasets as tfds
 from absl import app, flags
 
-from ssdkd_jax import nyuv2
+from ssdkd_jax.data import nyuv2
 
 NAME = flags.DEFINE_enum("name", "cifar10", ["cifar10", "cifar100", "fashion_mnist", "nyuv2"], "The data set.")
 SOURCE = flags.DEFINE_string("source", None, "The folder that holds NYUv2.")

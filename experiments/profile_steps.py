@@ -15,9 +15,9 @@ Networks have random weights and the buffer holds noise: neither changes a step'
 
 from __future__ import annotations
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
-runtime.prepare()
+environment.prepare()
 
 import json
 import tempfile
@@ -29,7 +29,9 @@ import jax.numpy as jnp
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
-from ssdkd_jax import build, parallel, profiling, report, train
+from ssdkd_jax import build, report
+from ssdkd_jax.engine import loop, parallel
+from ssdkd_jax.run import profiling
 from ssdkd_jax.types import TrainState
 
 TIMES = flags.DEFINE_integer("times", 20, "Calls that each median is taken over.", lower_bound=3)
@@ -82,7 +84,7 @@ def main() -> None:
     )
 
 
-def step_seconds(programs: train.Programs, state: TrainState, teacher: dict) -> tuple[dict[str, float], TrainState]:
+def step_seconds(programs: loop.Programs, state: TrainState, teacher: dict) -> tuple[dict[str, float], TrainState]:
     """Median seconds of one call of each program."""
     times = TIMES.value
     begin, _ = profiling.seconds_per_call(lambda _: programs.begin(state), None, times)
@@ -95,7 +97,7 @@ def step_seconds(programs: train.Programs, state: TrainState, teacher: dict) -> 
     return {"begin": begin, "invert": invert, "finish": finish, "distill": distill}, state
 
 
-def whole_rounds(job: build.Job, programs: train.Programs, state: TrainState, teacher: dict) -> tuple[float, int]:
+def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, teacher: dict) -> tuple[float, int]:
     """Host overhead of rounds as `train.run` runs them, and the programs compiled in all but the first."""
     compiled, marks, clock = [], [], report.Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(
@@ -111,7 +113,7 @@ def whole_rounds(job: build.Job, programs: train.Programs, state: TrainState, te
             advance(metrics)
             marks.append((time.perf_counter(), clock.seconds["programs"], len(compiled)))
 
-        train.run(profiling.watched(programs, clock), plan, state, teacher, report.Stopwatch(), on_round)
+        loop.run(profiling.watched(programs, clock), plan, state, teacher, report.Stopwatch(), on_round)
     whole, inside, recompilations = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
     return (whole - inside) / inside, recompilations
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
 HERE = Path(__file__).parent
 LINUX = sys.platform == "linux"
@@ -115,9 +115,9 @@ def execute(script: str, config: ConfigDict, workdir: Path, log: Path, *flags_: 
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     fields = [f"--config.{name}={value}" for name, value in flat(config).items() if value is not None]
     command = [sys.executable, str(HERE / script), f"--config={file}", f"--workdir={workdir}", *flags_, *fields]
-    environment = {name: value for name, value in os.environ.items() if name != runtime.MARK or value == "0"}
+    inherited = {name: value for name, value in os.environ.items() if name != environment.MARK or value == "0"}
     with log.open("a") as output:
-        subprocess.run(command, check=True, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        subprocess.run(command, check=True, env=inherited, stdout=output, stderr=subprocess.STDOUT)
 
 
 def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -8,11 +8,11 @@ Stopped by SIGTERM it saves, and exits with code 75.
 
 from __future__ import annotations
 
-from ssdkd_jax import runtime
+from ssdkd_jax.engine import environment
 
-runtime.prepare()
+environment.prepare()
 
-from ssdkd_jax import preemption
+from ssdkd_jax.engine import preemption
 
 preemption.install()
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import augment, generator, hints, inversion, losses, peer_losses
-from ssdkd_jax.methods import bank, cmi, deepinversion, fast_dfkd, generative, given, ssdkd
+from ssdkd_jax import augment, generator, hints, inversion, losses
+from ssdkd_jax.methods import bank, cmi, deepinversion, fast_dfkd, generative, given, peer_losses, ssdkd
 from ssdkd_jax.types import Array, Inputs, Method, Task
 
 LOCAL_AREA = 0.25

@@ -18,15 +18,12 @@ from ssdkd_jax import (
     inversion,
     models,
     modulation,
-    optimization,
-    parallel,
     sampler,
     smoothing,
     student,
-    supervised,
     teacher,
-    train,
 )
+from ssdkd_jax.engine import loop, optimization, parallel, supervised
 from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.tasks import classification, segmentation
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
@@ -39,8 +36,8 @@ class Job(NamedTuple):
     method: Method
     network: Network
     tx: optax.GradientTransformation
-    step: train.StudentStep
-    plan: train.Plan
+    step: loop.StudentStep
+    plan: loop.Plan
 
 
 SAMPLERS = ("uniform", "priority", "policy_gradient")
@@ -51,7 +48,7 @@ def for_devices(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     if config.batch_per_device:
         for part in (config.teacher, config.student, config.synthesis):
-            part.batch *= parallel.count()
+            part.batch *= parallel.total_devices()
     return config
 
 
@@ -244,5 +241,5 @@ def job(
     tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
     step = student.make_step(student_network, baselines.taught(config, the_task), hint, tx, axis)
     schedule = config.schedule
-    plan = train.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
+    plan = loop.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
     return Job(the_task, method, student_network, tx, step, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Inputs, Network, Variables
 
 

@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import observe, parallel
+from ssdkd_jax.engine import parallel
+from ssdkd_jax.models import observe
 from ssdkd_jax.types import Array, Network, Variables
 
 Resolution = tuple[int, int]

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, losses, modulation, parallel, smoothing, teacher
+from ssdkd_jax import augment, generator, losses, modulation, smoothing, teacher
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
 
 
@@ -88,10 +89,10 @@ def begin(
     axis: str | None,
 ) -> Work:
     """The first scratch state, from targets [B, ...] and latents z [B, Z] over all devices."""
-    z = parallel.own_rows(z, axis)
+    z = parallel.local_rows(z, axis)
     return Work(
         z=z,
-        targets=parallel.own_rows(targets, axis),
+        targets=parallel.local_rows(targets, axis),
         class_counts=class_counts,
         key=jax.random.key_data(key),
         variables=state.variables,
@@ -109,7 +110,7 @@ def generate(
     """(images [B, H, W, D], a random view of each, the generator's variables after it)."""
     x, variables = network.train({**work.variables, "params": params}, z)
     keys = jax.random.split(jax.random.wrap_key_data(work.key), x.shape[0] * parallel.device_count(axis))
-    return x, jax.vmap(view)(parallel.own_rows(keys, axis), x), variables
+    return x, jax.vmap(view)(parallel.local_rows(keys, axis), x), variables
 
 
 def match(moments: Sequence[losses.Moments]) -> Array:
@@ -176,7 +177,7 @@ def make_step(
         statistics = {name: value for name, value in variables.items() if name != "params"}
         grads, statistics, metrics = parallel.mean((grads, statistics, metrics), axis)
         updates, opt_state = tx.update(grads, work.opt_state, params)
-        updates_z, z_opt_state = tx_z.update(parallel.own_gradient(grads_z, axis), work.z_opt_state, work.z)
+        updates_z, z_opt_state = tx_z.update(parallel.local_gradient(grads_z, axis), work.z_opt_state, work.z)
         variables = {**statistics, "params": optax.apply_updates(params, updates)}
         better = metrics["inversion"] < work.best_loss
         work = work.replace(

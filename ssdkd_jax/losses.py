@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array
 
 

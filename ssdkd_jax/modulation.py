@@ -12,7 +12,7 @@ from functools import partial
 import jax.numpy as jnp
 from jax import lax
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array
 
 Phi = Callable[[Array, Array, Array], Array]

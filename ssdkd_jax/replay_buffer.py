@@ -15,7 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Metrics, Sharded
 
 EMPTY = -1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-from ssdkd_jax import optimization, parallel
+from ssdkd_jax.engine import optimization, parallel
 from ssdkd_jax.hints import Hint
 from ssdkd_jax.types import Array, Batch, Metrics, ModelState, Network, Task
 

@@ -11,8 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import augment, observe
+from ssdkd_jax import augment
 from ssdkd_jax.losses import Moments, batch_moments
+from ssdkd_jax.models import observe
 from ssdkd_jax.types import Array, Network, Variables
 
 DEFAULT_BN_WEIGHT = 3.0

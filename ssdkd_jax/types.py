@@ -128,7 +128,7 @@ class Batch:
 
 
 @chex.dataclass(frozen=True)
-class Shown:
+class Preview:
     """Images for the eye, with what the teacher says of them; M rows on this device.
 
     Attributes:
@@ -170,16 +170,16 @@ class Method(NamedTuple):
         synthesis: how the images of a round are made.
         sample: (state, teacher variables, student step, key) -> Batch.
         feedback: (state, batch, gaps [B], student step) -> state, what the student's answer changes.
-        show: (state, teacher variables, key) -> Shown, what the student is taught from.
-        made: (rounds, student steps) -> how many images were synthesised for them, in all.
+        preview: (state, teacher variables, key) -> Preview, what the student is taught from.
+        images_made: (rounds, student steps) -> how many images were synthesised for them, in all.
     """
 
     init: Callable[..., Any]
     synthesis: Synthesis
     sample: Callable[..., Batch]
     feedback: Callable[..., Any]
-    show: Callable[..., Shown]
-    made: Callable[[int, int], int]
+    preview: Callable[..., Preview]
+    images_made: Callable[[int, int], int]
 
 
 @chex.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import parallel, train
+from ssdkd_jax.engine import loop, parallel
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def compiled(teacher_variables):
     job = tiny.job(tiny.make_config(), teacher_variables)
     state = tiny.first_state(job)
     teacher = parallel.to_devices(teacher_variables)
-    programs = train.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
+    programs = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
     return job, programs, jax.tree.map(np.asarray, state), teacher
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from ssdkd_jax import calibration, parallel, train
+from ssdkd_jax.engine import calibration, loop, parallel
 from ssdkd_jax.types import Batch, Method
 
 IMAGES = np.random.default_rng(0).uniform(size=(4, tiny.BATCH, *tiny.SHAPE)).astype(np.float32)
@@ -16,7 +16,7 @@ def drawing(batches):
 
     def sample(state, teacher, step, key):
         x = jnp.asarray(batches)[jax.random.randint(key, (), 0, len(batches))]
-        return Batch(images=parallel.own_rows(x, parallel.AXIS), teacher_logits=None, weights=None, slots=None)
+        return Batch(images=parallel.local_rows(x, parallel.AXIS), teacher_logits=None, weights=None, slots=None)
 
     return Method(*[None] * 2, sample, *[None] * 3)
 
@@ -68,7 +68,7 @@ def test_the_images_are_those_of_the_end_of_a_run_which_are_not_blended(teacher_
     one = calibration.make_pass(job.method, job.network, last, None)(
         state.student.variables, state, teacher_variables, 0
     )
-    key = train.stage_key(state.key, train.CALIBRATION, 0)
+    key = loop.stage_key(state.key, loop.CALIBRATION, 0)
     plain = tiny.job(tiny.make_config(views__count=0, student__attention=0.0), teacher_variables, axis=None)
     images = plain.method.sample(state.method, teacher_variables, jnp.int32(0), key).images
     want = job.network.train(state.student.variables, images)[1]["batch_stats"]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import checkpoint, models, workdir
-from ssdkd_jax.models import saved
+from ssdkd_jax import models
+from ssdkd_jax.engine import checkpoint, workdir
+from ssdkd_jax.interop import saved
 
 
 def tree(scale):

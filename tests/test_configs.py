@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from ssdkd_jax import build, runtime
+from ssdkd_jax import build
 from ssdkd_jax import config as defaults
+from ssdkd_jax.engine import environment
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 INPUTS = {
@@ -78,45 +79,45 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the allocator's sett
 
 @LINUX
 def test_environment_adds_huge_pages_to_the_users_tunables():
-    added = runtime.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"})
+    added = environment.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"})
     assert added["GLIBC_TUNABLES"].split(":") == ["glibc.malloc.arena_max=2", "glibc.malloc.hugetlb=1"]
 
 
 @LINUX
 def test_environment_leaves_the_users_own_choice_of_pages():
-    assert "GLIBC_TUNABLES" not in runtime.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
+    assert "GLIBC_TUNABLES" not in environment.cpu_environment({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
 
 
 def test_environment_keeps_the_users_xla_flags(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 12))
-    added = runtime.cpu_environment({"XLA_FLAGS": "--xla_dump_to=/x"})
+    added = environment.cpu_environment({"XLA_FLAGS": "--xla_dump_to=/x"})
     assert added["XLA_FLAGS"].split()[0] == "--xla_dump_to=/x"
     assert len(added["XLA_FLAGS"].split()) > 1
-    assert "XLA_FLAGS" not in runtime.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
-    assert runtime.can_cache_programs({})
-    assert not runtime.can_cache_programs(added)
+    assert "XLA_FLAGS" not in environment.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
+    assert environment.can_cache_programs({})
+    assert not environment.can_cache_programs(added)
 
 
 @pytest.mark.parametrize(
     ("python", "jaxlib", "flags"),
-    [((3, 11), "0.10.2", runtime.NO_YNNPACK), ((3, 11), "0.9.1", ()), ((3, 13), "0.12.0.1", runtime.ONEDNN)],
+    [((3, 11), "0.10.2", environment.NO_YNNPACK), ((3, 11), "0.9.1", ()), ((3, 13), "0.12.0.1", environment.ONEDNN)],
 )
 def test_no_flag_that_this_jaxlib_does_not_know(python, jaxlib, flags, monkeypatch):
     monkeypatch.setattr(sys, "version_info", python)
     monkeypatch.setattr("importlib.metadata.version", {"jaxlib": jaxlib}.get)
-    assert runtime.cpu_environment({}).get("XLA_FLAGS", "") == " ".join(flags)
+    assert environment.cpu_environment({}).get("XLA_FLAGS", "") == " ".join(flags)
 
 
 def test_environment_that_is_complete_gets_nothing():
-    once = runtime.cpu_environment({})
-    assert runtime.cpu_environment(once) == {}
+    once = environment.cpu_environment({})
+    assert environment.cpu_environment(once) == {}
 
 
 def test_an_explicit_cpu_platform_is_no_accelerator():
-    assert not runtime.has_accelerator({"JAX_PLATFORMS": "cpu"})
+    assert not environment.has_accelerator({"JAX_PLATFORMS": "cpu"})
 
 
 def test_scripts_do_not_restart_twice(monkeypatch):
-    monkeypatch.setenv(runtime.MARK, "0")
+    monkeypatch.setenv(environment.MARK, "0")
     monkeypatch.setattr("os.execve", lambda *_: pytest.fail("restarted"))
-    runtime.prepare()
+    environment.prepare()

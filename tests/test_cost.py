@@ -1,12 +1,13 @@
 """Costs that are known in closed form."""
 
+import cost
 import jax
 import numpy as np
 import pytest
 import tiny
 from jax import lax
 
-from ssdkd_jax import cost, parallel
+from ssdkd_jax.engine import parallel
 
 X = jax.ShapeDtypeStruct((6, 10), "float32")
 
@@ -19,7 +20,7 @@ X = jax.ShapeDtypeStruct((6, 10), "float32")
         (lambda x: lax.all_gather(x, parallel.AXIS, tiled=True), 2 * 240),  # of both devices
         (lambda x: lax.psum_scatter(x, parallel.AXIS, tiled=True), 240),
         (lambda x: jax.jit(lambda y: lax.psum(y[0], parallel.AXIS))(x), 2 * 40),
-        (lambda x: parallel.own_rows(x, parallel.AXIS), 0),
+        (lambda x: parallel.local_rows(x, parallel.AXIS), 0),
     ],
 )
 def test_bytes_of_a_collective_are_those_of_the_ring(step, passed):

@@ -8,7 +8,7 @@ import pytest
 import zoo_weights
 
 from ssdkd_jax import models, teacher
-from ssdkd_jax.models import torch_import, torch_layout
+from ssdkd_jax.interop import torch_import, torch_layout
 
 SAME_KEYS = ("deeplabv3_resnet50_os16", "deeplabv3_mobilenet_os16")  # as those of output stride 8
 MARKED = [pytest.param(name, marks=[pytest.mark.slow] * (name in SAME_KEYS)) for name in deeplab_weights.NAMES]

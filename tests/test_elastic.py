@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import checkpoint, parallel, train
+from ssdkd_jax.engine import checkpoint, loop, parallel
 
 
 def like(job):
-    return jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0))
+    return jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0))
 
 
 def contents(state):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, config, fit, hints, models, optimization, parallel, supervised
+from ssdkd_jax import build, config, fit, hints, models
+from ssdkd_jax.engine import optimization, parallel, supervised
 from ssdkd_jax.tasks import classification
 
 

@@ -11,7 +11,7 @@ from test_torch_files import Payload
 from test_torch_parity import shapes, zoo_state
 
 from ssdkd_jax import models
-from ssdkd_jax.models import saved, stablehlo, torch_files, torch_layout
+from ssdkd_jax.interop import saved, stablehlo, torch_files, torch_layout
 
 NAME = "wrn10_1"
 MEAN, STD = (0.4, 0.5), (0.2, 0.3)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssdkd_jax import guard, parallel
+from ssdkd_jax.engine import guard, parallel
 
 
 def step(carry, poison):
@@ -67,22 +67,22 @@ def history(*skipped):
 
 def test_the_limit_counts_steps_in_a_row_also_over_rounds():
     watch = guard.Watch(3)
-    watch.look("walk", history(1, 1, 0, 1, 1), "round 1")
-    watch.look("walk", history(0, 1, 1), "round 2")
-    watch.look("other", history(1, 1, 1), "round 2")
+    watch.check("walk", history(1, 1, 0, 1, 1), "round 1")
+    watch.check("walk", history(0, 1, 1), "round 2")
+    watch.check("other", history(1, 1, 1), "round 2")
     with pytest.raises(FloatingPointError, match=r"'w' is nan in round 3, step 1 \(3 skipped in a row\); the"):
-        watch.look("walk", history(1, 0), "round 3")
+        watch.check("walk", history(1, 0), "round 3")
 
 
 def test_a_limit_of_one_stops_at_the_first():
     with pytest.raises(FloatingPointError, match=r"'w' is nan in round 1, step 2 \(1 skipped in a row\)"):
-        guard.Watch(1).look("walk", history(0, 1), "round 1")
+        guard.Watch(1).check("walk", history(0, 1), "round 1")
 
 
 def test_where_every_loss_is_finite_it_was_the_gradient():
     only = {"w": np.ones(1), "walk_skipped": np.ones(1)}
     with pytest.raises(FloatingPointError, match="the gradient of walk is not finite in round 1, step 1"):
-        guard.Watch(1).look("walk", only, "round 1")
+        guard.Watch(1).check("walk", only, "round 1")
 
 
 def test_a_summary_is_the_mean_over_finite_steps_and_the_count_of_the_others():

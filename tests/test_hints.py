@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, hints, models, optimization, student
+from ssdkd_jax import build, hints, models, student
+from ssdkd_jax.engine import optimization
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_scripts import ROOT, environment, overrides
 
-from ssdkd_jax import checkpoint, hosts
+from ssdkd_jax.engine import checkpoint, hosts
 
 ARGUMENTS = overrides(student__batch=16, synthesis__batch=16, buffer__size=42, schedule__checkpoint_seconds=1e9)
 

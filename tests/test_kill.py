@@ -8,7 +8,7 @@ import time
 import pytest
 from test_scripts import finish, overrides, start
 
-from ssdkd_jax import checkpoint, preemption
+from ssdkd_jax.engine import checkpoint, preemption
 
 SHORT = {"schedule.rounds": 12, "schedule.distill_steps": 6, "schedule.checkpoint_seconds": 1.0, "teacher.epochs": 2}
 ARGUMENTS = {

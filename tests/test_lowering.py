@@ -12,7 +12,8 @@ import pytest
 import tiny
 from jax import export
 
-from ssdkd_jax import build, config, dispatch, evaluation, guard, models, parallel, supervised, train
+from ssdkd_jax import build, config, models
+from ssdkd_jax.engine import dispatch, evaluation, guard, loop, parallel, supervised
 
 CIFAR = build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.25,) * 3)
 PLATFORMS = ("cuda", "tpu")
@@ -23,8 +24,8 @@ def steps_of(cfg, inputs, axis):
     teacher = build.network(cfg.teacher.model, inputs, axis, cfg.compute)
     variables = jax.eval_shape(teacher.init, jax.random.key(0))
     job = build.job(cfg, inputs, teacher, variables, axis)
-    state = jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0))
-    begin = train.begin(job.method)
+    state = jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0))
+    begin = loop.begin(job.method)
     work = jax.eval_shape(begin, state)
     recipe = build.teacher_recipe(cfg, 1024)
     fitted = jax.eval_shape(lambda: supervised.optimization.init(teacher, recipe.tx, jax.random.key(0)))
@@ -37,8 +38,8 @@ def steps_of(cfg, inputs, axis):
             guard.skipping(job.method.synthesis.step, "inversion", axis),
             (work, variables, state.student.variables),
         ),
-        "finish": (train.finish(job.method), (state, work, variables)),
-        "distill": (guard.skipping(train.distill(job.method, job.step), "distillation", axis), (state, variables)),
+        "finish": (loop.finish(job.method), (state, work, variables)),
+        "distill": (guard.skipping(loop.distill(job.method, job.step), "distillation", axis), (state, variables)),
         "supervised": (supervised.make_step(teacher, job.task, recipe, axis), (fitted, images, labels, labels, key)),
         "evaluate": (evaluation.make_step(teacher, job.task, axis), (variables, images, labels, present)),
     }
@@ -70,7 +71,7 @@ def test_every_step_lowers_for_accelerators(compute):
 def test_a_dispatch_of_many_steps_on_many_devices_lowers_for_accelerators(teacher_variables):
     job = tiny.job(tiny.make_config(), teacher_variables)
     state, teacher = parallel.to_devices((tiny.first_state(job), teacher_variables))
-    looped = dispatch.repeat(train.distill(job.method, job.step), 5, looped=True)
+    looped = dispatch.repeat(loop.distill(job.method, job.step), 5, looped=True)
     module = lowered(lambda *arguments: looped.program(*arguments), (state, np.full(8, 5, np.int32), teacher))
     check(module, "float32")
     assert "stablehlo.while" in module

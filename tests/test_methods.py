@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import augment, build, checkpoint, parallel, presets, train
+from ssdkd_jax import augment, build, presets
 from ssdkd_jax import config as defaults
+from ssdkd_jax.engine import checkpoint, loop, parallel
 from ssdkd_jax.methods import cmi, deepinversion
 
 WEIGHTS = {  # as published, for a wide residual teacher
@@ -211,7 +212,7 @@ def rounds(name, variables, upto, folder=None):
     """(host state, metrics of each round, programs compiled by its end), from and to a checkpoint in `folder`."""
     job = job_of(name, variables)
     first, teacher = tiny.first_state(job), parallel.to_devices(variables)
-    programs = train.compile_round(job.method, job.step, job.plan, parallel.to_devices(first), teacher)
+    programs = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(first), teacher)
     if folder is not None:
         _, first, _ = checkpoint.restore(folder, first) or (0, first, {})
     history, compiled, marks = [], [], []
@@ -222,7 +223,7 @@ def rounds(name, variables, upto, folder=None):
         history.append(metrics)
         marks.append(len(compiled))
 
-    state = train.run(
+    state = loop.run(
         programs, job.plan._replace(rounds=upto), parallel.to_devices(first), teacher, tiny.clock, on_round
     )
     jax.monitoring.unregister_event_duration_listener(listen)
@@ -263,13 +264,13 @@ def test_batches_and_pictures_have_the_promised_shapes(name, teacher_variables):
     assert batch.teacher_logits.shape == (tiny.BATCH, tiny.CLASSES)
     assert batch.weights.shape == batch.slots.shape == (tiny.BATCH,)
     assert 0.0 <= float(batch.images.min()) <= float(batch.images.max()) <= 1.0
-    shown = jax.jit(job.method.show)(state.method, teacher_variables, jax.random.key(0))
+    shown = jax.jit(job.method.preview)(state.method, teacher_variables, jax.random.key(0))
     rows = shown.label >= 0
     assert shown.images.dtype == jnp.uint8
     assert shown.images.shape[1:] == tiny.SHAPE
     assert rows.any()
     assert (np.asarray(shown.label)[rows] < tiny.CLASSES).all()
-    made = job.method.made(10, 40)
+    made = job.method.images_made(10, 40)
     expected = {"real_small": 0, "dafl": 10 * tiny.BATCH + 40 * tiny.BATCH}
     assert made == expected.get(name, made)
     assert made or name == "real_small"

@@ -10,7 +10,9 @@ import test_configs
 from PIL import Image
 from scipy.io import savemat
 
-from ssdkd_jax import build, data, evaluation, nyuv2, optimization, parallel, report, supervised, train
+from ssdkd_jax import build, data, report
+from ssdkd_jax.data import nyuv2
+from ssdkd_jax.engine import evaluation, loop, optimization, parallel, supervised
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nyuv2.py"
 SPLITS = {"train": [2, 5, 3], "test": [1, 4]}
@@ -146,10 +148,10 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
     teacher = parallel.to_host(state.variables)
     with seconds("compilation of a round"):
         job = build.job(config, inputs, network, teacher)
-        first = parallel.to_devices(train.init(job.method, job.network, job.tx, 0))
-        programs = train.compile_round(job.method, job.step, job.plan, first, state.variables)
+        first = parallel.to_devices(loop.init(job.method, job.network, job.tx, 0))
+        programs = loop.compile_round(job.method, job.step, job.plan, first, state.variables)
     metrics = []
-    after = train.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))
+    after = loop.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))
     assert metrics[0]["filled"] == 2
     assert int(parallel.unreplicate(after.student.step)) == 1
     buffer = parallel.to_host(after.method.buffer)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, parallel, train
+from ssdkd_jax import build
+from ssdkd_jax.engine import loop, parallel
 
 ROWS = 24
 
@@ -54,7 +55,7 @@ def test_own_rows_and_all_rows_are_inverse_and_statistics_are_global(rng):
     x = rng.normal(size=(16, 2)).astype(np.float32)
 
     def run(_):
-        own = parallel.own_rows(jnp.asarray(x), parallel.AXIS)
+        own = parallel.local_rows(jnp.asarray(x), parallel.AXIS)
         return parallel.all_rows(own, parallel.AXIS), parallel.mean(own.mean(0), parallel.AXIS), own
 
     together, mean, own = pmapped(run, jnp.zeros(8), in_axes=0)
@@ -71,7 +72,7 @@ def test_own_gradient_is_that_of_the_global_mean_loss(rng):
         return jnp.square(parallel.mean(mine.mean(), axis) - 1.0) + jnp.sin(mine).mean()
 
     def run(mine):
-        return parallel.own_gradient(jax.grad(lambda m: loss(m, parallel.AXIS))(mine), parallel.AXIS)
+        return parallel.local_gradient(jax.grad(lambda m: loss(m, parallel.AXIS))(mine), parallel.AXIS)
 
     split = pmapped(run, z.reshape(8, 2), in_axes=0)
     expected = (2 * (z.mean() - 1) + np.cos(z)) / 16
@@ -100,8 +101,8 @@ def two_rounds(programs, state, teacher):
     """The state after two rounds, the same on the host, and the metrics of each."""
     state, history = parallel.to_devices(state), []
     for _ in range(2):
-        state, made = train.synthesize(programs, state, teacher)
-        state, learnt = train.study(programs, state, teacher, programs.distill.times)
+        state, made = loop.synthesize(programs, state, teacher)
+        state, learnt = loop.study(programs, state, teacher, programs.distill.times)
         history.append(made | learnt)
     return state, parallel.to_host(state), history
 
@@ -119,7 +120,7 @@ def one(compiled, teacher_variables):
         tiny.use_devices(patch, 1)
         job = tiny.job(tiny.make_config(), teacher_variables)
         teacher = parallel.to_devices(teacher_variables)
-        programs = train.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
+        programs = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
         return two_rounds(programs, state, teacher)
 
 

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from ssdkd_jax import augment, observe, peer_losses
+from ssdkd_jax import augment
+from ssdkd_jax.methods import peer_losses
+from ssdkd_jax.models import observe
 
 
 def logits(rng, *shape):

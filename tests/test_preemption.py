@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ssdkd_jax import preemption, workdir
+from ssdkd_jax.engine import preemption, workdir
 
 POLLS = """
 import time

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ssdkd_jax import masks, report
+from ssdkd_jax import report
+from ssdkd_jax.report import masks
 
 
 def shown(grid, row, column):

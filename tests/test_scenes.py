@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssdkd_jax import scenes
+from ssdkd_jax.data import scenes
 
 SIZE = 32
 

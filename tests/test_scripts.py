@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssdkd_jax import checkpoint, data, models
-from ssdkd_jax.models import saved
+from ssdkd_jax import data, models
+from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.interop import saved
 
 ROOT = Path(__file__).parents[1]
 TINY = {

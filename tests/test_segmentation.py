@@ -7,7 +7,8 @@ import pytest
 import tiny
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from ssdkd_jax import augment, build, evaluation, fit, models, optimization, parallel, presets, supervised
+from ssdkd_jax import augment, build, fit, models, presets
+from ssdkd_jax.engine import evaluation, optimization, parallel, supervised
 from ssdkd_jax.tasks import segmentation
 from ssdkd_jax.types import Network
 

@@ -7,7 +7,8 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import build, hints, optimization, replay_buffer, student, train
+from ssdkd_jax import build, hints, replay_buffer, student
+from ssdkd_jax.engine import loop, optimization
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
@@ -120,7 +121,7 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
     rows = state.method.buffer.shards.rows
     shards = state.method.buffer.shards.replace(rows=rows.replace(logits=rows.logits[:, :0], hints=rows.hints[:, :0]))
     state = state.replace(method=state.method.replace(buffer=state.method.buffer.replace(shards=shards)))
-    empty = jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0)).method.buffer.shards.rows.logits
+    empty = jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0)).method.buffer.shards.rows.logits
     assert empty.shape == shards.rows.logits.shape
     batches, changed = drawn_batches(job, state, teacher)
     check_answers(batches, teacher)

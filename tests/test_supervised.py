@@ -7,7 +7,8 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import augment, evaluation, models, optimization, parallel, supervised
+from ssdkd_jax import augment, models
+from ssdkd_jax.engine import evaluation, optimization, parallel, supervised
 from ssdkd_jax.tasks import classification
 
 

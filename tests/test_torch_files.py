@@ -12,7 +12,7 @@ import pytest
 import tiny
 from test_torch_parity import shapes, zoo_state
 
-from ssdkd_jax.models import torch_files, torch_import, torch_layout
+from ssdkd_jax.interop import torch_files, torch_import, torch_layout
 
 NAME = "wrn16_1"
 

@@ -9,8 +9,8 @@ import tiny
 import zoo_weights
 from test_torch_parity import shapes, zoo_state
 
-from ssdkd_jax import checkpoint
-from ssdkd_jax.models import torch_files, torch_import, torch_layout
+from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.interop import torch_files, torch_import, torch_layout
 
 NAME = "wrn16_1"
 

@@ -6,7 +6,7 @@ import pytest
 import zoo_weights
 
 from ssdkd_jax import models
-from ssdkd_jax.models import torch_layout
+from ssdkd_jax.interop import torch_layout
 
 
 def network(name, channels=zoo_weights.CHANNELS):

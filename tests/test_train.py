@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import checkpoint, parallel, train
+from ssdkd_jax.engine import checkpoint, loop, parallel
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def run(compiled, state, rounds, on_round=lambda *_: None):
     job, programs, _, teacher = compiled
-    return train.run(programs, job.plan._replace(rounds=rounds), state, teacher, tiny.clock, on_round)
+    return loop.run(programs, job.plan._replace(rounds=rounds), state, teacher, tiny.clock, on_round)
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +84,12 @@ def test_a_run_stopped_within_a_round_ends_with_the_same_bits(compiled, undistur
     job, programs, first, teacher = compiled
     plan, seen = job.plan._replace(rounds=4), []
     arguments = plan, teacher, tiny.clock, lambda number, *_: seen.append(number)
-    stopped = train.run(programs, plan, parallel.to_devices(first), *arguments[1:], stop=StopAfter(calls))
-    assert not train.finished(plan, stopped)
-    number = train.progress(stopped)
-    resumed = train.run(programs, plan, parallel.to_devices(parallel.to_host(stopped)), *arguments[1:])
-    assert train.finished(plan, resumed)
-    assert train.progress(resumed) > number
+    stopped = loop.run(programs, plan, parallel.to_devices(first), *arguments[1:], stop=StopAfter(calls))
+    assert not loop.finished(plan, stopped)
+    number = loop.progress(stopped)
+    resumed = loop.run(programs, plan, parallel.to_devices(parallel.to_host(stopped)), *arguments[1:])
+    assert loop.finished(plan, resumed)
+    assert loop.progress(resumed) > number
     assert seen == [1, 2, 3, 4]
     assert tiny.tree_equal(parallel.to_host(resumed), undisturbed[0])
 
@@ -105,7 +105,7 @@ def with_logits(state, value):
 def test_distillation_steps_that_are_not_finite_change_nothing_and_are_counted(compiled, undisturbed):
     _, programs, _, teacher = compiled
     before = with_logits(undisturbed[0], np.nan)
-    after, history = train.study(programs, parallel.to_devices(before), teacher, 2)
+    after, history = loop.study(programs, parallel.to_devices(before), teacher, 2)
     after = parallel.to_host(after)
     np.testing.assert_array_equal(history["distillation_skipped"], [1, 1])
     assert tiny.tree_equal(after.student.variables, before.student.variables)
@@ -118,7 +118,7 @@ def test_as_many_steps_in_a_row_as_configured_stop_the_run_and_name_the_terms(co
     job, programs, _, teacher = compiled
     broken = parallel.to_devices(with_logits(undisturbed[0], np.inf).replace(round=np.int32(5)))
     with pytest.raises(FloatingPointError, match=r"'distillation' is nan, .*in round 5, step 2 \(2 skipped in a row\)"):
-        train.run(programs, job.plan._replace(rounds=5, max_skipped=2), broken, teacher, tiny.clock, pytest.fail)
+        loop.run(programs, job.plan._replace(rounds=5, max_skipped=2), broken, teacher, tiny.clock, pytest.fail)
 
 
 def test_a_finite_run_skips_nothing(undisturbed):
@@ -153,7 +153,7 @@ def test_weights_that_overflow_in_the_last_step_of_a_round_are_not_saved(compile
     state = parallel.to_devices(state.replace(student=state.student.replace(opt_state=broken)))
     saved = []
     with pytest.raises(FloatingPointError, match="the gradient of distillation is not finite in round 1, step 1"):
-        train.run(
+        loop.run(
             one_step, job.plan._replace(warmup=0), state, teacher, tiny.clock, lambda number, *_: saved.append(number)
         )
     assert not saved
@@ -162,8 +162,8 @@ def test_weights_that_overflow_in_the_last_step_of_a_round_are_not_saved(compile
 def test_stages_and_steps_have_keys_of_their_own():
     key = jax.random.key_data(jax.random.key(0))
     drawn = {
-        np.asarray(jax.random.key_data(train.stage_key(key, stage, step))).tobytes()
-        for stage in (train.SYNTHESIS, train.DISTILLATION, train.METHOD, train.STUDENT)
+        np.asarray(jax.random.key_data(loop.stage_key(key, stage, step))).tobytes()
+        for stage in (loop.SYNTHESIS, loop.DISTILLATION, loop.METHOD, loop.STUDENT)
         for step in range(5)
     }
     assert len(drawn) == 20

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import build, config, models, train
+from ssdkd_jax import build, config, models
+from ssdkd_jax.engine import loop
 
 SHAPE, CLASSES, BATCH, SLOTS = (8, 8, 1), 3, 16, 20
 INPUTS = build.Inputs(SHAPE, CLASSES, (0.4,), (0.3,))
@@ -123,7 +124,7 @@ def job(cfg, variables, axis="devices"):
 
 def first_state(a_job, seed=0):
     """The state before the first round, compiled as one program."""
-    return jax.jit(lambda: train.init(a_job.method, a_job.network, a_job.tx, seed))()
+    return jax.jit(lambda: loop.init(a_job.method, a_job.network, a_job.tx, seed))()
 
 
 def synthesize(a_job, state, variables):

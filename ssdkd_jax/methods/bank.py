@@ -15,7 +15,7 @@ import optax
 
 from ssdkd_jax import augment, generator, hints, inversion, modulation, sampler, smoothing
 from ssdkd_jax.methods import ssdkd
-from ssdkd_jax.types import Array, Batch, Key, Method, Shown, Synthesis, Variables
+from ssdkd_jax.types import Array, Batch, Key, Method, Preview, Synthesis, Variables
 
 
 @chex.dataclass(frozen=True)
@@ -91,7 +91,9 @@ def make(pool: Method, own: Callable[[Key], Any], synthesis: Synthesis) -> Metho
     def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         return pool.sample(state.pool, teacher_variables, student_step, key)
 
-    def show(state: State, teacher_variables: Variables, key: Key) -> Shown:
-        return pool.show(state.pool, teacher_variables, key)
+    def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
+        return pool.preview(state.pool, teacher_variables, key)
 
-    return Method(init, synthesis, sample, feedback=lambda state, *_: state, show=show, made=pool.made)
+    return Method(
+        init, synthesis, sample, feedback=lambda state, *_: state, preview=preview, images_made=pool.images_made
+    )

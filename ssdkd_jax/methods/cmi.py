@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, observe, parallel, peer_losses, teacher
-from ssdkd_jax.methods import bank, ssdkd
+from ssdkd_jax import augment, generator, inversion, teacher
+from ssdkd_jax.engine import parallel
+from ssdkd_jax.methods import bank, peer_losses, ssdkd
+from ssdkd_jax.models import observe
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
 
 
@@ -194,7 +196,7 @@ def make_loss(s: ssdkd.Settings, c: Contrast, models: inversion.Models, task: Ta
         queries = project(params, observe.instance_means(local))
         positives = parallel.all_rows(jax.lax.stop_gradient(observe.instance_means(shared)), axis)
         keys = jax.lax.stop_gradient(project(params, jnp.concatenate([positives, work.extra["negatives"]])))
-        own = parallel.own_rows(jnp.arange(positives.shape[0]), axis)
+        own = parallel.local_rows(jnp.arange(positives.shape[0]), axis)
         present = jnp.concatenate([jnp.ones(positives.shape[0], bool), work.extra["present"]])
         cr = peer_losses.contrastive(queries, keys, own, present, c.temperature).mean()
 
@@ -208,4 +210,4 @@ def local_view(view: augment.View, work: inversion.Work, images: Array, axis: st
     """The second view of each image, [B, H, W, D]."""
     key = jax.random.fold_in(jax.random.wrap_key_data(work.key), 1)
     keys = jax.random.split(key, images.shape[0] * parallel.device_count(axis))
-    return jax.vmap(view)(parallel.own_rows(keys, axis), images)
+    return jax.vmap(view)(parallel.local_rows(keys, axis), images)

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import generator, inversion, modulation, peer_losses, smoothing, teacher
-from ssdkd_jax.methods import bank, ssdkd
+from ssdkd_jax import generator, inversion, modulation, smoothing, teacher
+from ssdkd_jax.methods import bank, peer_losses, ssdkd
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
 
 

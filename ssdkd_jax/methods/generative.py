@@ -22,11 +22,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, observe, parallel, peer_losses, teacher
+from ssdkd_jax import augment, generator, inversion, teacher
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.hints import Hint
-from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
+from ssdkd_jax.methods import peer_losses
+from ssdkd_jax.models import observe
+from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Preview, Synthesis, Task, Variables
 
-SHOWN = 1000
+PREVIEWED = 1000
 
 
 class Weights(NamedTuple):
@@ -83,8 +86,8 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
         synthesis=make_synthesis(s, start, models, task, axis),
         sample=make_sample(s, models, axis),
         feedback=lambda state, *_: state,
-        show=make_show(s, models, task, axis),
-        made=lambda rounds, steps: rounds * s.inner_steps * s.synthesis_batch + steps * s.student_batch,
+        preview=make_preview(s, models, task, axis),
+        images_made=lambda rounds, steps: rounds * s.inner_steps * s.synthesis_batch + steps * s.student_batch,
     )
 
 
@@ -161,7 +164,7 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
     def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         key_z, key_views = jax.random.split(key)
         x = images(models, state, key_z, s.student_batch, s.latent_size, axis)
-        keys = parallel.own_rows(jax.random.split(key_views, s.student_batch), axis)
+        keys = parallel.local_rows(jax.random.split(key_views, s.student_batch), axis)
         x = jax.vmap(s.view)(keys, x)
         f_t, hints = s.hint.observe(models.teacher.apply, teacher_variables, x)
         return Batch(
@@ -177,18 +180,18 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
 
 def images(models: inversion.Models, state: State, key: Key, count: int, latent_size: int, axis: str | None) -> Array:
     """This device's part of `count` new images; BatchNorm takes their own statistics, as in the generator's steps."""
-    z = parallel.own_rows(jax.random.normal(key, (count, latent_size)), axis)
+    z = parallel.local_rows(jax.random.normal(key, (count, latent_size)), axis)
     return models.generator.train(state.generator.variables, z)[0]
 
 
-def make_show(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Shown]:
-    """(state, teacher variables, key) -> about `SHOWN` new images over all devices."""
+def make_preview(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Preview]:
+    """(state, teacher variables, key) -> about `PREVIEWED` new images over all devices."""
 
-    def show(state: State, teacher_variables: Variables, key: Key) -> Shown:
-        count = -(-SHOWN // parallel.device_count(axis)) * parallel.device_count(axis)
+    def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
+        count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
         x = images(models, state, key, count, s.latent_size, axis)
         probabilities = task.class_probabilities(models.teacher.apply(teacher_variables, x))
         label = probabilities.argmax(-1).astype(jnp.int32)
-        return Shown(images=augment.to_uint8(x), label=label, confidence=probabilities.max(-1))
+        return Preview(images=augment.to_uint8(x), label=label, confidence=probabilities.max(-1))
 
-    return show
+    return preview

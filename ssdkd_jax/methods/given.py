@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import augment, inversion, parallel, replay_buffer
+from ssdkd_jax import augment, inversion, replay_buffer
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.methods import bank, ssdkd
-from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
+from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Preview, Synthesis, Task, Variables
 
-SHOWN = 1000
+PREVIEWED = 1000
 
 
 def make(s: ssdkd.Settings, images: np.ndarray, models: inversion.Models, task: Task, axis: str | None) -> Method:
@@ -42,7 +43,7 @@ def make(s: ssdkd.Settings, images: np.ndarray, models: inversion.Models, task: 
         return bank.State(pool=empty.replace(buffer=buffer), own=())
 
     method = bank.make(pool, lambda key: (), nothing())
-    return method._replace(init=init, show=make_show(models, task, axis), made=lambda rounds, steps: 0)
+    return method._replace(init=init, preview=make_preview(models, task, axis), images_made=lambda rounds, steps: 0)
 
 
 def nothing() -> Synthesis:
@@ -58,16 +59,16 @@ def nothing() -> Synthesis:
     )
 
 
-def make_show(models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Shown]:
-    """(state, teacher variables, key) -> about `SHOWN` of the images, over all devices."""
+def make_preview(models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Preview]:
+    """(state, teacher variables, key) -> about `PREVIEWED` of the images, over all devices."""
 
-    def show(state: bank.State, teacher_variables: Variables, key: Key) -> Shown:
+    def preview(state: bank.State, teacher_variables: Variables, key: Key) -> Preview:
         buffer = state.pool.buffer
-        count = -(-SHOWN // parallel.device_count(axis)) * parallel.device_count(axis)
+        count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
         slots = jax.random.randint(key, (count,), 0, buffer.index.label.shape[0])
         images = replay_buffer.take(buffer, slots, axis).images
         probabilities = task.class_probabilities(models.teacher.apply(teacher_variables, augment.to_float(images)))
         label = probabilities.argmax(-1).astype(jnp.int32)
-        return Shown(images=images, label=label, confidence=probabilities.max(-1))
+        return Preview(images=images, label=label, confidence=probabilities.max(-1))
 
-    return show
+    return preview

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, modulation, parallel, replay_buffer, sampler, smoothing, teacher
+from ssdkd_jax import augment, generator, inversion, modulation, replay_buffer, sampler, smoothing, teacher
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.hints import Hint
 from ssdkd_jax.replay_buffer import Buffer, Index, Rows
-from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Shown, Synthesis, Task, Variables
+from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Preview, Synthesis, Task, Variables
 
 
 class Settings(NamedTuple):
@@ -104,8 +105,8 @@ def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) ->
         synthesis=make_synthesis(s, models, task, axis),
         sample=make_sample(s, models, axis),
         feedback=make_feedback(s, axis),
-        show=make_show(axis),
-        made=lambda rounds, _: rounds * s.synthesis_batch,
+        preview=make_preview(axis),
+        images_made=lambda rounds, _: rounds * s.synthesis_batch,
     )
 
 
@@ -178,7 +179,7 @@ def make_describe(s: Settings, models: inversion.Models, task: Task, axis: str |
     ) -> tuple[Index, Rows]:
         stored = augment.to_uint8(images)
         x = augment.to_float(stored)
-        seeds = parallel.own_rows(jax.random.bits(key, (s.synthesis_batch,)), axis)
+        seeds = parallel.local_rows(jax.random.bits(key, (s.synthesis_batch,)), axis)
         answers = view_answers(s, models, teacher_variables, seeds, stored)
         f_t, f_s = answers[0][:, 0], models.student.apply(student.variables, x)
         probabilities = task.class_probabilities(f_t)
@@ -221,17 +222,17 @@ def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Call
         slots = sampler.draw(key_slots, log_pi, s.student_batch)
         weights = sampler.importance_weights(log_pi, slots, s.beta(student_step))
         rows = replay_buffer.take(state.buffer, slots, axis)
-        numbers = parallel.own_rows(draw_views(key_views, s), axis)
+        numbers = parallel.local_rows(draw_views(key_views, s), axis)
         x = teacher.seeds_to_views(s.view, rows.seeds, numbers, augment.to_float(rows.images))
         if s.mixup:
-            x = parallel.own_rows(augment.mixup(key_mixup, parallel.all_rows(x, axis), s.mixup(student_step)), axis)
+            x = parallel.local_rows(augment.mixup(key_mixup, parallel.all_rows(x, axis), s.mixup(student_step)), axis)
         if s.views:
             f_t, hints = jax.vmap(lambda cached, v: jax.tree.map(lambda c: c[v], cached))(
                 (rows.logits, rows.hints), numbers
             )
         else:
             f_t, hints = s.hint.observe(models.teacher.apply, teacher_variables, x)
-        weights = parallel.own_rows(weights, axis)
+        weights = parallel.local_rows(weights, axis)
         return Batch(images=x, teacher_logits=f_t, weights=weights, slots=slots, hints=hints)
 
     return sample
@@ -249,20 +250,20 @@ def make_feedback(s: Settings, axis: str | None) -> Callable[..., State]:
     return feedback
 
 
-def make_show(axis: str | None) -> Callable[..., Shown]:
+def make_preview(axis: str | None) -> Callable[..., Preview]:
     """(state, teacher variables, key) -> this device's slots of the buffer."""
 
-    def show(state: State, teacher_variables: Variables, key: Key) -> Shown:
+    def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
         del teacher_variables, key
         index, images = state.buffer.index, state.buffer.shards.rows.images
         unused = images.shape[0] * parallel.device_count(axis) - index.label.shape[0]
         label = jnp.pad(index.label, (0, unused), constant_values=replay_buffer.EMPTY)
         confidence = jnp.pad(index.confidence, (0, unused))
-        return Shown(
-            images=images, label=parallel.own_rows(label, axis), confidence=parallel.own_rows(confidence, axis)
+        return Preview(
+            images=images, label=parallel.local_rows(label, axis), confidence=parallel.local_rows(confidence, axis)
         )
 
-    return show
+    return preview
 
 
 def slots_to_fill(s: Settings, task: Task, state: State, newcomers: Index) -> Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import losses, parallel
+from ssdkd_jax import losses
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-SHOWN = ("accuracy", "miou", "inversion", "distillation")
+IN_THE_BAR = ("accuracy", "miou", "inversion", "distillation")
 
 
 class Stopwatch:
@@ -54,7 +54,7 @@ def progress(stage: str, total: int, done: int = 0, shown: bool = True) -> Itera
     with tqdm(total=total, initial=done, desc=stage, dynamic_ncols=True, file=sys.stderr, disable=not shown) as bar:
 
         def advance(metrics: dict[str, float]) -> None:
-            shown = {name: f"{value:.4g}" for name, value in metrics.items() if name in (*SHOWN, "loss")}
+            shown = {name: f"{value:.4g}" for name, value in metrics.items() if name in (*IN_THE_BAR, "loss")}
             bar.set_postfix(shown, refresh=False)
             bar.update()
 

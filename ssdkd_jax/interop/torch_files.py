@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssdkd_jax import checkpoint
+from ssdkd_jax.engine import checkpoint
 
 TORCH = (2, 10)
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")

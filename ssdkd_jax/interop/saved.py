@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ssdkd_jax import checkpoint, models
+from ssdkd_jax import models
+from ssdkd_jax.engine import checkpoint
 from ssdkd_jax.types import Array, Network, Variables
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ssdkd_jax import scenes
+from ssdkd_jax.data import scenes
 
 SCENES = {"train": 4500, "test": 500}
 SCENE_SIZE = 64
@@ -118,7 +118,7 @@ def scattered(folder: str = "") -> Dataset:
 
 def nyuv2(folder: str = "") -> Dataset:
     """NYUv2 with 13 classes through tfds: 795 + 654 images 256x341x3, and masks of their pixels."""
-    from ssdkd_jax import nyuv2 as builder  # which tfds then knows
+    from ssdkd_jax.data import nyuv2 as builder  # which tfds then knows
 
     read = _from_tfds("nyuv2", folder, "mask", len(builder.NAMES), (0.5,) * 3, (0.5,) * 3)
     train, test = (labels[..., 0].astype(np.uint8) for labels in (read.train_labels, read.test_labels))

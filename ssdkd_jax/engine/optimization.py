@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Key, ModelState, Network
 
 Loss = Callable[[dict], tuple[Array, tuple]]

@@ -15,7 +15,8 @@ import jax
 import jax.extend.core
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, parallel, train
+from ssdkd_jax import build
+from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.types import Sharded, TrainState
 
 
@@ -55,14 +56,14 @@ def steps(config: ConfigDict, inputs: build.Inputs, devices: int = 1) -> dict[st
     teacher = build.network(config.teacher.model, inputs, axis, config.compute)
     variables = jax.eval_shape(teacher.init, jax.random.key(0))
     job = build.job(config, inputs, teacher, variables, axis)
-    state = share(jax.eval_shape(lambda: train.init(job.method, job.network, job.tx, 0)), devices)
-    begin = train.begin(job.method)
+    state = share(jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0)), devices)
+    begin = loop.begin(job.method)
     _, work = jax.make_jaxpr(begin, axis_env=_axes(devices), return_shape=True)(state)
     return {
         "begin": (begin, (state,)),
         "inversion": (job.method.synthesis.step, (work, variables, state.student.variables)),
-        "store": (train.finish(job.method), (state, work, variables)),
-        "distillation": (train.distill(job.method, job.step), (state, variables)),
+        "store": (loop.finish(job.method), (state, work, variables)),
+        "distillation": (loop.distill(job.method, job.step), (state, variables)),
     }
 
 

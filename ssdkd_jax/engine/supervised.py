@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssdkd_jax import augment, dispatch, guard, optimization, parallel
+from ssdkd_jax import augment
+from ssdkd_jax.engine import dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
 STAGE = "supervised"
@@ -42,8 +43,8 @@ def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) ->
 
     def step(state: ModelState, images: Array, labels: Array, order: Array, key: Key) -> tuple[ModelState, Metrics]:
         index = state.step % (order.shape[0] // recipe.batch)
-        rows = parallel.own_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
-        keys = parallel.own_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
+        rows = parallel.local_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
+        keys = parallel.local_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
         view = augment.with_labels(recipe.view)
         x, y = jax.vmap(view)(keys, augment.to_float(images[rows]), labels[rows])
 
@@ -97,7 +98,7 @@ def fit(
         left = epoch_steps._replace(times=(epoch + 1) * steps - done)
         state, history = left(state, *fixed, order, key_view, stop=stop)
         history, done = dispatch.fetch(history), int(parallel.unreplicate(state.step))
-        watch.look(STAGE, history, f"epoch {epoch + 1}")
+        watch.check(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:
             break
         made = history.pop(STAGE + guard.SKIPPED) == 0

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 
 from ssdkd_jax import models
-from ssdkd_jax.models import deeplab, resnet, torch_deeplab, torch_files, torch_layout, vgg
+from ssdkd_jax.interop import torch_deeplab, torch_files, torch_layout
+from ssdkd_jax.models import deeplab, resnet, vgg
 from ssdkd_jax.types import Variables
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import parallel, train
+from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.types import Array, Method, Network, TrainState, Variables
 
 
@@ -24,7 +24,7 @@ def make_pass(method: Method, network: Network, last: int, axis: str | None) -> 
     """
 
     def run(variables: Variables, state: TrainState, teacher: Variables, number: Array) -> Variables:
-        key = train.stage_key(state.key, train.CALIBRATION, number)
+        key = loop.stage_key(state.key, loop.CALIBRATION, number)
         batch = method.sample(state.method, teacher, jnp.int32(last), key)
         _, renewed = network.train(variables, batch.images)
         statistics = {name: value for name, value in renewed.items() if name != "params"}

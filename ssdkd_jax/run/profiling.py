@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, dispatch, parallel, train
+from ssdkd_jax import build
+from ssdkd_jax.engine import dispatch, loop, parallel
 from ssdkd_jax.methods import ssdkd
 from ssdkd_jax.types import Network, TrainState, Variables
 
@@ -23,7 +24,7 @@ def filled_state(job: build.Job, seed: int) -> TrainState:
     Raises:
         ValueError: for another method than SSD-KD.
     """
-    state = train.init(job.method, job.network, job.tx, seed)
+    state = loop.init(job.method, job.network, job.tx, seed)
     if not isinstance(state.method, ssdkd.State):
         raise ValueError("Only SSD-KD's steps are profiled; set method.name = 'ssdkd' and measure_unit = False.")
     buffer, rng = state.method.buffer, np.random.default_rng(seed)
@@ -38,10 +39,10 @@ def filled_state(job: build.Job, seed: int) -> TrainState:
     return parallel.to_devices(state.replace(method=state.method.replace(buffer=buffer)))
 
 
-def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[train.Programs, float]:
+def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loop.Programs, float]:
     """The programs of a round, and the seconds that compiling them took."""
     start = time.perf_counter()
-    programs = train.compile_round(job.method, job.step, job.plan, state, teacher)
+    programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
     return programs, time.perf_counter() - start
 
 
@@ -55,7 +56,7 @@ def seconds_per_call(call: Callable[[Any], Any], carry: Any, times: int) -> tupl
     return float(np.median(taken[1:])), carry
 
 
-def watched(programs: train.Programs, clock: Callable[[str], AbstractContextManager]) -> train.Programs:
+def watched(programs: loop.Programs, clock: Callable[[str], AbstractContextManager]) -> loop.Programs:
     """The same programs, each call waited for and its seconds put on the clock as 'programs'."""
 
     def watch(program: Callable) -> Callable:
@@ -65,7 +66,7 @@ def watched(programs: train.Programs, clock: Callable[[str], AbstractContextMana
 
         return call
 
-    return train.Programs(
+    return loop.Programs(
         *(p._replace(program=watch(p.program)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
     )
 
@@ -79,7 +80,7 @@ def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variable
 
 def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:
     """Median seconds of one dispatch of the distillation step, per step."""
-    program = dispatch.repeat(train.guarded_distill(job.method, job.step), 1)
+    program = dispatch.repeat(loop.guarded_distill(job.method, job.step), 1)
     (compiled_step,) = dispatch.compile_together([(program, (state, teacher))])
     seconds, _ = seconds_per_call(lambda s: compiled_step(s, teacher)[0], state, times)
     return seconds

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssdkd_jax import hosts
+from ssdkd_jax.engine import hosts
 from ssdkd_jax.types import Sharded, named_leaves
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from flax import jax_utils
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ssdkd_jax import hosts
+from ssdkd_jax.engine import hosts
 from ssdkd_jax.types import Array, Sharded, named_leaves
 
 AXIS = "devices"
@@ -38,7 +38,7 @@ def device_count(axis: str | None) -> int:
     return 1 if axis is None else lax.axis_size(axis)
 
 
-def own_rows(x: Array, axis: str | None) -> Array:
+def local_rows(x: Array, axis: str | None) -> Array:
     """This device's rows of a global array: [B, ...] -> [B / devices, ...]."""
     if axis is None:
         return x
@@ -47,11 +47,11 @@ def own_rows(x: Array, axis: str | None) -> Array:
 
 
 def all_rows(x: Array, axis: str | None) -> Array:
-    """The inverse of `own_rows`: the rows of all devices, on each of them."""
+    """The inverse of `local_rows`: the rows of all devices, on each of them."""
     return x if axis is None else lax.all_gather(x, axis, tiled=True)
 
 
-def own_gradient(grads: Any, axis: str | None) -> Any:
+def local_gradient(grads: Any, axis: str | None) -> Any:
     """Gradient of the global mean loss with respect to what only this device holds.
 
     Differentiating a per-device mean under pmap gives the gradient of the *sum* over
@@ -94,23 +94,23 @@ def _is_sharded(x: Any) -> bool:
     return isinstance(x, Sharded)
 
 
-def count() -> int:
+def total_devices() -> int:
     """Devices of the run, over all hosts."""
     return jax.local_device_count() * jax.process_count()
 
 
-def own_parts(x: Array) -> Array:
+def local_parts(x: Array) -> Array:
     """The rows of this host's devices: [M, ...] over all devices -> [devices here, M / devices, ...].
 
     Raises:
         ValueError: when the rows do not divide by the devices.
     """
-    if x.shape[0] % count():
+    if x.shape[0] % total_devices():
         raise ValueError(
-            f"{x.shape[0]} rows cannot be split over {count()} devices; pad them with parallel.padded first."
+            f"{x.shape[0]} rows cannot be split over {total_devices()} devices; pad them with parallel.padded first."
         )
     here = jax.local_device_count()
-    return x.reshape(count(), x.shape[0] // count(), *x.shape[1:])[jax.process_index() * here :][:here]
+    return x.reshape(total_devices(), x.shape[0] // total_devices(), *x.shape[1:])[jax.process_index() * here :][:here]
 
 
 def to_devices(tree: Any) -> Any:
@@ -122,7 +122,7 @@ def to_devices(tree: Any) -> Any:
 
     def place(x: Any) -> Any:
         if _is_sharded(x):
-            parts = jax.tree.map(own_parts, x)
+            parts = jax.tree.map(local_parts, x)
             return jax.pmap(lambda t: t)(parts)
         return jax_utils.replicate(x)
 
@@ -190,13 +190,15 @@ def _finite(leaves: dict[str, Array]) -> dict[str, Array]:
 
 def padded(rows: int) -> int:
     """The smallest row count >= `rows` that divides by the devices."""
-    return -(-rows // count()) * count()
+    return -(-rows // total_devices()) * total_devices()
 
 
 def check_batch(name: str, batch: int) -> None:
     """Raise ValueError where the global batch `name` does not divide by the devices."""
-    if batch % count():
-        raise ValueError(f"{name} = {batch} does not divide by the {count()} devices; use a multiple of {count()}.")
+    if batch % total_devices():
+        raise ValueError(
+            f"{name} = {batch} does not divide by the {total_devices()} devices; use a multiple of {total_devices()}."
+        )
 
 
 def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
@@ -204,7 +206,7 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
-def once(function: Callable) -> Callable:
+def jit_once(function: Callable) -> Callable:
     """`jax.jit` for what runs a single time, such as initialisation: compiled quickly rather than well."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 

@@ -28,7 +28,7 @@ from typing import Protocol, TypeVar
 import jax
 import numpy as np
 
-from ssdkd_jax.models import torch_deeplab
+from ssdkd_jax.interop import torch_deeplab
 from ssdkd_jax.types import Variables, named_leaves
 
 Layout = Sequence[tuple[str, str]]

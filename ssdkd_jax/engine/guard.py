@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Metrics
 
 SKIPPED = "_skipped"
@@ -59,7 +59,7 @@ class Watch:
     def __init__(self, limit: int):
         self.limit, self.in_a_row = limit, {}
 
-    def look(self, stage: str, history: dict[str, np.ndarray], where: str) -> None:
+    def check(self, stage: str, history: dict[str, np.ndarray], where: str) -> None:
         """Go through the metrics of one stage: name -> [steps], or [1] where it is one of the round.
 
         Raises:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import augment, parallel
+from ssdkd_jax import augment
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
 
 
@@ -35,7 +36,7 @@ def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, b
 
     def part(array: np.ndarray, start: int) -> np.ndarray:
         rows = array[start : start + batch]
-        return parallel.own_parts(np.pad(rows, ((0, batch - len(rows)), *((0, 0),) * (rows.ndim - 1))))
+        return parallel.local_parts(np.pad(rows, ((0, batch - len(rows)), *((0, 0),) * (rows.ndim - 1))))
 
     present = np.ones(len(images), np.float32)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import dispatch, guard, optimization, parallel
+from ssdkd_jax.engine import dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
 SYNTHESIS, DISTILLATION, METHOD, STUDENT, CALIBRATION = range(5)
@@ -183,14 +183,14 @@ def run(
         if not left:
             with clock("synthesis"):
                 state, history = synthesize(programs, state, teacher, stop)
-            watch.look(INVERSION, history, f"round {number + 1}")
+            watch.check(INVERSION, history, f"round {number + 1}")
             if int(parallel.unreplicate(state.round)) == number:
                 break
             number, left = number + 1, steps_left(plan, state)
         if left:
             with clock("distillation"):
                 state, distilled = study(programs, state, teacher, left, stop)
-            watch.look(DISTILLING, distilled, f"round {number}")
+            watch.check(DISTILLING, distilled, f"round {number}")
             history |= distilled
             left = steps_left(plan, state)
         check_state(state, number)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ssdkd_jax import parallel
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array
 
 DISPATCH = 32  # steps

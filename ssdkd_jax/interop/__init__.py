@@ -1,0 +1,1 @@
+"""Networks in and out: saved folders, PyTorch files and their layouts, StableHLO."""

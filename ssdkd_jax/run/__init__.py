@@ -1,0 +1,1 @@
+"""The whole run: the teacher, the distillation, its yardstick and its report."""
