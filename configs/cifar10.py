@@ -16,9 +16,9 @@ Fast-2 and Fast-10 are that paper's data-free students, from a bank of 56,320 im
 
 from ml_collections import ConfigDict
 
-from ssdkd_jax import config as defaults
+from ssdkd_jax import recipes
 
 
 def get_config(pair: str = "wrn40_2_wrn16_1") -> ConfigDict:
-    """TEACHER_STUDENT, one of `defaults.PAIRS`; see ssdkd_jax/config.py for the meaning of every field."""
-    return defaults.cifar("cifar10", pair)
+    """TEACHER_STUDENT, one of `recipes.PAIRS`; `python -m ssdkd_jax.config` tells every field's meaning."""
+    return recipes.cifar("cifar10", pair)

@@ -14,11 +14,13 @@ from ssdkd_jax import presets
 
 
 def get_config(method: str = "ssdkd") -> ConfigDict:
-    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
+    """With one of `presets.PRESETS`; `python -m ssdkd_jax.config` tells every field's meaning."""
     config = defaults.default()
-    config.teacher.update(epochs=7, batch=64, shift=1)
-    config.student.update(batch=64)
+    config.data.name = "digits"
+    config.teacher.update(model="wrn16_1", epochs=7, batch=64, shift=1)
+    config.student.update(model="wrn10_1", batch=64)
     config.synthesis.update(batch=64, inner_steps=3, width=32)
+    config.buffer.size = 130
     config.sampler.name = "uniform"
     config.schedule.update(rounds=23, warmup=4, distill_steps=30, evaluate_every=6)
     return presets.apply(config, method)

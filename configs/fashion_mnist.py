@@ -9,13 +9,13 @@ evaluation included; the teacher's training is not, and took about an hour besid
 
 from ml_collections import ConfigDict
 
-from ssdkd_jax import config as defaults
-from ssdkd_jax import presets
+from ssdkd_jax import presets, recipes
 
 
 def get_config(method: str = "ssdkd") -> ConfigDict:
-    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
-    config = defaults.fashion_mnist("wrn16_2", "wrn16_1")
+    """With one of `presets.PRESETS`; `python -m ssdkd_jax.config` tells every field's meaning."""
+    config = recipes.fashion_mnist("wrn16_2", "wrn16_1")
+    config.data.folder = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
     config.schedule.update(rounds=60, warmup=10, distill_steps=24, evaluate_every=10)
     config.modulation.difficulty = True
     config.measure_unit = True

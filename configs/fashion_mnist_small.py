@@ -8,13 +8,13 @@ many as the student sees. What it reaches, and in how long: experiments/results/
 
 from ml_collections import ConfigDict
 
-from ssdkd_jax import config as defaults
-from ssdkd_jax import presets
+from ssdkd_jax import presets, recipes
 
 
 def get_config(method: str = "ssdkd") -> ConfigDict:
-    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
-    config = defaults.fashion_mnist("wrn16_1", "wrn10_1")
+    """With one of `presets.PRESETS`; `python -m ssdkd_jax.config` tells every field's meaning."""
+    config = recipes.fashion_mnist("wrn16_1", "wrn10_1")
+    config.data.folder = "/usr/share/datasets/fashion-mnist"  # of Debian's package dataset-fashion-mnist
     config.student.update(batch=32, update_bn=32)
     config.synthesis.update(batch=32, inner_steps=24, width=16, class_code=8.0, bn=15.0, bn_past=0.8, adv=0.0)
     config.schedule.update(rounds=38, warmup=2, distill_steps=32, evaluate_every=4)

@@ -15,7 +15,7 @@ from ssdkd_jax import config as defaults
 
 
 def get_config() -> ConfigDict:
-    """See ssdkd_jax/config.py for the meaning of every field."""
+    """`python -m ssdkd_jax.config` tells every field's meaning."""
     config = defaults.default()
     config.data.update(name="nyuv2", crop=128)
     config.task.name = "segmentation"

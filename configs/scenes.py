@@ -14,7 +14,7 @@ from ssdkd_jax import presets
 
 
 def get_config(method: str = "ssdkd") -> ConfigDict:
-    """With one of `presets.PRESETS`; see ssdkd_jax/config.py for the meaning of every field."""
+    """With one of `presets.PRESETS`; `python -m ssdkd_jax.config` tells every field's meaning."""
     config = defaults.default()
     config.data.name = "scenes"
     config.task.name = "segmentation"

@@ -46,7 +46,7 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
     """The real images that the yardstick 'given' distils on; no other method is handed them by `build`."""
-    if config.method.given < 0:
+    if config.given.images < 0:
         return dataset.train_images
-    size = config.method.given or config.buffer.size
+    size = config.given.images or config.buffer.size
     return dataset.train_images[even_subset(dataset.train_labels, size, config.seed)]

@@ -8,10 +8,39 @@ import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
+from ssdkd_jax import settings
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key
 
 View = Callable[[Key, Array], Array]
 UNLABELLED = 255
+
+
+@settings.section("views")
+class Settings:
+    """The views that the student sees."""
+
+    flip: bool = setting(True, "mirror the images at random")
+    shift: int = setting(2, "move them by at most this many pixels", least=0)
+
+    def view(self) -> View:
+        """As `make`."""
+        return make(self.flip, self.shift)
+
+
+@settings.section("views")
+class Mixup:
+    """Which of the student's images are blended with others."""
+
+    mixup: float = setting(0.0, "their share; with count=0 alone", least=0, most=1)
+    mixup_until: float = setting(
+        0.98, "fraction of its steps; BatchNorm statistics are to be of images as they are", least=0, most=1
+    )
+
+    def schedule(self, steps: int) -> Callable[[Array], Array] | None:
+        """Student step of `steps` -> the share of images to blend; None where that is none."""
+        end = self.mixup_until * steps
+        return (lambda step: jnp.where(step < end, self.mixup, 0.0)) if self.mixup else None
 
 
 def make(flip: bool, shift: int, crop: int = 0) -> View:

@@ -1,32 +1,59 @@
-"""From a configuration to the values that it names; the only reader of config fields."""
+"""From a configuration to a distillation that is ready to run."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import (
-    augment,
-    baselines,
-    fit,
-    generator,
-    hints,
-    inversion,
-    models,
-    modulation,
-    sampler,
-    smoothing,
-    student,
-    teacher,
-)
+from ssdkd_jax import augment, checks, hints, methods, models, settings, student, tasks, teacher
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
-from ssdkd_jax.methods import ssdkd
-from ssdkd_jax.tasks import classification, segmentation
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
+
+
+@settings.section("")
+class Run:
+    """What concerns the whole run."""
+
+    seed: int = setting(0, "decides the whole run")
+    compute: str = setting(
+        "float32", "parameters, BatchNorm statistics and losses are float32 all the same", choices=models.COMPUTE
+    )
+    batch_per_device: bool = setting(False, "batches are of each device: the global ones grow with the devices")
+    yardstick_steps: int = setting(100, "of the student on as many real images as the buffer holds; 0: none", least=0)
+    measure_unit: bool = setting(False, "also time one distillation step with the teacher in the loop, logits alone")
+
+
+@settings.section("data")
+class Data:
+    """The real images: they train a teacher and measure accuracy."""
+
+    name: str = setting("digits", "one of data.load's")
+    folder: str = setting("", "of the IDX .gz files, or tfds's data directory; '' for tfds's own")
+    crop: int = setting(0, "side of the squares cut at random from real images, and of synthetic ones; 0: all", least=0)
+
+
+@settings.section("method")
+class MethodName:
+    """Which method."""
+
+    name: str = setting("ssdkd", "a file of ssdkd_jax/methods")
+
+
+@settings.section("schedule")
+class Schedule:
+    """How long a run is, and what happens beside it."""
+
+    rounds: int = setting(40, "in all", least=1)
+    warmup: int = setting(5, "rounds that only make images", least=0)
+    distill_steps: int = setting(50, "student steps in each later round", least=1)
+    evaluate_every: int = setting(10, "rounds", least=1)
+    checkpoint_seconds: float = setting(30.0, "between checkpoints; a kill costs at most that and a round", least=0)
+    max_skipped: int = setting(10, "steps in a row, each skipped as not finite, that stop the run", least=1)
 
 
 class Job(NamedTuple):
@@ -36,11 +63,52 @@ class Job(NamedTuple):
     method: Method
     network: Network
     tx: optax.GradientTransformation
-    step: loop.StudentStep
+    step: student.Step
     plan: loop.Plan
 
 
-SAMPLERS = ("uniform", "priority", "policy_gradient")
+class Choices(NamedTuple):
+    """What a config asks for, read as a whole before anything is built.
+
+    Attributes:
+        student, hint: the student's settings.
+        method: the settings of the chosen method, and its name.
+        task: of the data's classes.
+        reader: knows which fields of the config were read.
+    """
+
+    student: student.Settings
+    hint: hints.Settings
+    method: Any
+    task: Task
+    reader: settings.Reader
+
+
+def choices(config: ConfigDict, classes: int) -> Choices:
+    """Everything that the run of a resolved config reads.
+
+    Raises:
+        ValueError: for an unknown method, task or sampler.
+    """
+    reader = settings.Reader(config)
+    for record in (Run, Data, MethodName, Schedule, teacher.Settings):
+        reader(record)
+    settings_of_student, hint = reader(student.Settings), reader(hints.Settings)
+    chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
+    method = reader(methods.by_name(config.method.name).Settings)
+    return Choices(settings_of_student, hint, method, chosen_task, reader)
+
+
+def refuse_unread(config: ConfigDict, names: Iterable[str]) -> None:
+    """Raise ValueError, which names each field of `names` that the run of a config does not read.
+
+    Args:
+        names: dotted names of what somebody has set, on the command line or otherwise.
+    """
+    reader = choices(resolved(config), classes=2).reader
+    if config.yardstick_steps:
+        reader.read_fields.add("buffer.size")
+    reader.refuse_unread(names)
 
 
 def for_devices(config: ConfigDict) -> ConfigDict:
@@ -48,7 +116,22 @@ def for_devices(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     if config.batch_per_device:
         for part in (config.teacher, config.student, config.synthesis):
-            part.batch *= parallel.total_devices()
+            part.batch = part.batch and part.batch * parallel.total_devices()
+    return config
+
+
+def resolved(config: ConfigDict) -> ConfigDict:
+    """The config with what follows from other fields in the place of None; `synthesis.bn` waits for the teacher."""
+    config = config.copy_and_resolve_references()
+    synthesis = config.synthesis
+    follows = {
+        "batch": config.student.batch,
+        "flip": config.teacher.flip,
+        "shift": config.teacher.shift,
+        "lr_meta": synthesis.lr_generator * synthesis.inner_steps,
+        **getattr(methods.by_name(config.method.name), "derived", lambda _: {})(config),
+    }
+    synthesis.update({name: value for name, value in follows.items() if synthesis[name] is None})
     return config
 
 
@@ -64,14 +147,7 @@ def task(config: ConfigDict, classes: int) -> Task:
     Raises:
         ValueError: for an unknown name.
     """
-    c, temperature = config.task, config.student.temperature
-    tasks = {
-        "classification": lambda: classification.make(classes, temperature),
-        "segmentation": lambda: segmentation.make(classes, temperature, c.presence),
-    }
-    if c.name not in tasks:
-        raise ValueError(f"task.name = '{c.name}' is not one of {', '.join(tasks)}.")
-    return tasks[c.name]()
+    return tasks.from_config(settings.Reader(config), classes, config.student.temperature)
 
 
 def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
@@ -97,120 +173,6 @@ def student_steps(config: ConfigDict) -> int:
     return (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
 
 
-def the_sampler(config: ConfigDict, classes: int) -> sampler.Sampler:
-    """The sampler that the config names.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    c = config.sampler
-    if c.name == "uniform":
-        return sampler.uniform()
-    if c.name == "priority":
-        return sampler.priority(c.alpha, c.epsilon)
-    if c.name == "policy_gradient":
-        return sampler.policy_gradient(classes, c.alpha, c.epsilon, c.lr, c.entropy)
-    raise ValueError(f"sampler.name = '{c.name}' is not one of {', '.join(SAMPLERS)}.")
-
-
-def the_start(config: ConfigDict, inner: optax.GradientTransformation) -> generator.Start:
-    """How the generator persists over rounds.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    c = config.synthesis
-    meta = optax.adam(c.lr_meta, b1=0.5)
-    starts = {
-        "sequential": lambda: generator.sequential(inner),
-        "reptile": lambda: generator.reptile(inner, meta),
-        "first_order": lambda: generator.first_order(inner, meta),
-    }
-    if c.start not in starts:
-        raise ValueError(f"synthesis.start = '{c.start}' is not one of {', '.join(starts)}.")
-    return starts[c.start]()
-
-
-def the_hint(
-    config: ConfigDict, teacher: Network, student: Network, image_shape: tuple[int, int, int], axis: str | None
-) -> hints.Hint:
-    """What the student is shown of the teacher beside its logits.
-
-    Raises:
-        ValueError: where the config asks for two kinds of hints, or the two networks share no resolution.
-    """
-    attention, regression = config.student.attention, config.student.regression
-    if attention and regression:
-        raise ValueError(
-            f"student.attention = {attention} and student.regression = {regression} are two kinds of hints; "
-            "set one of them to 0."
-        )
-    if not attention and not regression:
-        return hints.none()
-    shared = hints.shared_resolutions(teacher, student, image_shape)
-    return hints.attention(attention, tuple(shared)) if attention else hints.regression(regression, shared, axis)
-
-
-def settings(config: ConfigDict, inputs: Inputs, bn: float, hint: hints.Hint) -> ssdkd.Settings:
-    """The pieces of SSD-KD that the config asks for."""
-    c, m = config.synthesis, config.modulation
-    tx = optax.adam(c.lr_generator, b1=0.5)
-    return ssdkd.Settings(
-        image_shape=tuple(inputs.image_shape),
-        slots=config.buffer.size,
-        synthesis_batch=c.batch,
-        student_batch=config.student.batch,
-        inner_steps=c.inner_steps,
-        latent_size=c.latent,
-        class_code=c.class_code,
-        weights=inversion.Weights(bn, c.oh, c.adv),
-        bn_past=c.bn_past,
-        bn_average=smoothing.of_the_last(config.buffer.size / c.batch),
-        tx=tx,
-        tx_z=optax.adam(c.lr_latent, b1=0.5),
-        start=the_start(config, tx),
-        phi=modulation.make(m.diversity, m.difficulty, m.gamma),
-        phi_clip=m.clip,
-        jitter=augment.make(c.flip, c.shift),
-        ask=modulation.ask if m.diversity else modulation.ask_evenly,
-        level_classes=m.diversity,
-        half_life=config.buffer.half_life,
-        epsilon=config.sampler.epsilon,
-        sampler=the_sampler(config, inputs.classes),
-        beta=optax.linear_schedule(config.sampler.beta, 1.0, student_steps(config)),
-        view=augment.make(config.views.flip, config.views.shift),
-        views=config.views.count,
-        mixup=the_mixup(config),
-        hint=hint,
-    )
-
-
-def the_mixup(config: ConfigDict) -> optax.Schedule | None:
-    """Student step -> the share of images to blend; None where that is none."""
-    share, end = config.views.mixup, config.views.mixup_until * student_steps(config)
-    return (lambda step: jnp.where(step < end, share, 0.0)) if share else None
-
-
-def the_method(parts: baselines.Parts) -> Method:
-    """The method that the config names.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    methods = {"ssdkd": a_ssdkd, **baselines.METHODS}
-    name = parts.config.method.name
-    if name not in methods:
-        raise ValueError(f"method.name = '{name}' is not one of {', '.join(methods)}.")
-    return methods[name](parts)
-
-
-def a_ssdkd(parts: baselines.Parts) -> Method:
-    """SSD-KD."""
-    return ssdkd.make(
-        settings(parts.config, parts.inputs, parts.bn, parts.hint), parts.networks, parts.task, parts.axis
-    )
-
-
 def job(
     config: ConfigDict,
     inputs: Inputs,
@@ -219,7 +181,7 @@ def job(
     axis: str | None = parallel.AXIS,
     images: np.ndarray | None = None,
 ) -> Job:
-    """Everything that `train.run` needs.
+    """Everything that `loop.run` needs.
 
     Args:
         images: uint8 [M, H, W, D], what the yardstick 'given' distils on.
@@ -227,19 +189,29 @@ def job(
     Raises:
         ValueError: where the config does not fit the devices, the images or the teacher.
     """
-    student_network = network(config.student.model, inputs, axis, config.compute)
-    fit.check(config, inputs, teacher_network, teacher_variables, student_network)
-    bn = teacher.check_batch_norm(teacher_variables, config.synthesis.bn)
-    the_task = task(config, inputs.classes)
-    the_generator = models.Generator(tuple(inputs.image_shape), config.synthesis.width, config.synthesis.doublings)
-    generator_network = models.bind(the_generator, (config.synthesis.latent,), axis=axis, compute=config.compute)
-    networks = inversion.Models(generator_network, teacher_network, student_network)
-    start = the_start(config, optax.adam(config.synthesis.lr_generator, b1=0.5))
-    hint = the_hint(config, teacher_network, student_network, inputs.image_shape, axis)
-    method = the_method(baselines.Parts(config, inputs, bn, start, hint, networks, the_task, images, axis))
-    s = config.student
-    tx = optimization.sgd(s.lr, student_steps(config), s.weight_decay, s.warmup)
-    step = student.make_step(student_network, baselines.taught(config, the_task), hint, tx, axis)
-    schedule = config.schedule
+    config = resolved(config)
+    chosen, steps, schedule = choices(config, inputs.classes), student_steps(config), config.schedule
+    learner = network(chosen.student.model, inputs, axis, config.compute)
+    checks.check(config, inputs, teacher_network, teacher_variables, learner)
+    hint = chosen.hint.make(teacher_network, learner, inputs.image_shape, axis)
+    problem = methods.Problem(
+        inputs=inputs._replace(image_shape=tuple(inputs.image_shape)),
+        task=chosen.task,
+        teacher=teacher_network,
+        student=learner,
+        has_batch_norm=teacher.has_batch_norm(teacher_variables),
+        hint=hint,
+        student_batch=chosen.student.batch,
+        student_steps=steps,
+        warmup=schedule.warmup,
+        rounds=schedule.rounds,
+        compute=config.compute,
+        axis=axis,
+        images=images,
+    )
+    method = methods.by_name(config.method.name).make(chosen.method, problem)
+    tx = chosen.student.optimiser(steps)
+    taught = chosen.task._replace(distillation_loss=method.distillation_loss)
+    step = student.make_step(learner, taught, hint, tx, axis)
     plan = loop.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
-    return Job(the_task, method, student_network, tx, step, plan)
+    return Job(chosen.task, method, learner, tx, step, plan)

@@ -10,7 +10,42 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax.types import Array, Key, Variables
+from ssdkd_jax import models, settings
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Key, Network, Variables
+
+
+@settings.section("synthesis")
+class Settings:
+    """The generator's size and its inner optimiser."""
+
+    latent: int = setting(128, "Z, size of the latent", least=1)
+    width: int = setting(64, "channels of the generator's last hidden layer", least=1)
+    doublings: int = setting(2, "of its resolution; the image size is a multiple of 2 to this power", least=1)
+    lr_generator: float = setting(5e-3, "its Adam's learning rate", above=0)
+
+    def network(self, image_shape: tuple[int, int, int], axis: str | None, compute: str) -> Network:
+        """The generator for these images; `axis` and `compute` as of `models.bind`."""
+        module = models.Generator(tuple(image_shape), self.width, self.doublings)
+        return models.bind(module, (self.latent,), axis=axis, compute=compute)
+
+    def adam(self) -> optax.GradientTransformation:
+        """Adam (.5, .999), as the GAN literature and all peers have it."""
+        return optax.adam(self.lr_generator, b1=0.5)
+
+
+@settings.section("synthesis")
+class StartName:
+    """How the generator begins a round."""
+
+    start: str = setting("sequential", "how it begins a round", choices=("sequential", "reptile", "first_order"))
+
+
+@settings.section("synthesis")
+class MetaStart:
+    """The outer optimiser of the two meta starts."""
+
+    lr_meta: float | None = setting(1e-2, "of the outer Adam; None: lr_generator x inner_steps", above=0)
 
 
 @chex.dataclass(frozen=True)
@@ -74,6 +109,32 @@ def reptile(inner: optax.GradientTransformation, outer: optax.GradientTransforma
 def first_order(inner: optax.GradientTransformation, outer: optax.GradientTransformation) -> Start:
     """First-order MAML as in Fast-DFKD: the outer gradient is the sum of the inner ones."""
     return _meta(inner, outer, lambda start, end, summed: summed)
+
+
+STARTS = {"sequential": sequential, "reptile": reptile, "first_order": first_order}
+
+
+class StartSettings(NamedTuple):
+    """Which start a config asks for.
+
+    Attributes:
+        kind: one of `STARTS`.
+        outer: what it takes beside the inner optimiser: nothing, or the outer one.
+    """
+
+    kind: Callable[..., Start]
+    outer: tuple[optax.GradientTransformation, ...]
+
+    @classmethod
+    def from_config(cls, reader: settings.Reader) -> StartSettings:
+        """As configured; ValueError for an unknown name."""
+        name = reader(StartName).start
+        kind = settings.chosen(STARTS, "synthesis.start", name)
+        return cls(kind, () if name == "sequential" else (optax.adam(reader(MetaStart).lr_meta, b1=0.5),))
+
+    def make(self, inner: optax.GradientTransformation) -> Start:
+        """The start around an inner optimiser."""
+        return self.kind(inner, *self.outer)
 
 
 def latents(key: Key, codes: Array, size: int, strength: float) -> Array:

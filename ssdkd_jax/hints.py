@@ -21,12 +21,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.models import observe
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Network, Variables
 
 Resolution = tuple[int, int]
 RIDGE, EPSILON = 1e-3, 1e-5
+
+
+@settings.section("student")
+class Settings:
+    """Which hints the student is given; both 0: logits alone."""
+
+    attention: float = setting(0.0, "weight of attention transfer from the teacher's inner maps", least=0)
+    regression: float = setting(0.0, "weight of the regression of its inner maps on the student's", least=0)
+
+    def make(self, teacher: Network, student: Network, image_shape: tuple[int, int, int], axis: str | None) -> Hint:
+        """What the student is shown of the teacher beside its logits.
+
+        Raises:
+            ValueError: where two kinds of hints are asked for, or the two networks share no resolution.
+        """
+        if self.attention and self.regression:
+            raise ValueError(
+                f"student.attention = {self.attention} and student.regression = {self.regression} are two kinds of "
+                "hints; set one of them to 0."
+            )
+        if not self.attention and not self.regression:
+            return none()
+        shared = shared_resolutions(teacher, student, image_shape)
+        if self.attention:
+            return attention(self.attention, tuple(shared))
+        return regression(self.regression, shared, axis)
 
 
 class Hint(NamedTuple):
@@ -105,9 +133,9 @@ def observe_maps(
     """(function(variables, images), maps [B, h, w, d]): of each resolution `counts`, evenly spaced to the last."""
     result, found = maps(function, variables, images)
     return result, tuple(
-        found[resolution][len(found[resolution]) * number // count - 1]
+        found[resolution][len(found[resolution]) * rank // count - 1]
         for resolution, count in counts.items()
-        for number in range(1, count + 1)
+        for rank in range(1, count + 1)
     )
 
 
@@ -151,13 +179,13 @@ def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[in
         ValueError: where there is none.
     """
 
-    def numbers(network: Network) -> dict[Resolution, int]:
+    def counts(network: Network) -> dict[Resolution, int]:
         variables = jax.eval_shape(network.init, jax.random.key(0))
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         _, found = jax.eval_shape(partial(maps, network.apply), variables, images)
         return {resolution: len(inputs) for resolution, inputs in found.items()}
 
-    of_teacher, of_student = numbers(teacher), numbers(student)
+    of_teacher, of_student = counts(teacher), counts(student)
     both = sorted(of_teacher.keys() & of_student.keys(), reverse=True)
     if not both:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Generator inversion: images that the teacher takes for its training data.
 
-The loss of a batch is
+The loss of a batch is a weighted sum of terms; a term is a number per image, or one of the batch. That of SSD-KD is
 
     bn * BN match + mean_b phi_b (oh * CE_b + adv * adversarial_b)
 
@@ -15,27 +15,46 @@ Yin et al., CVPR 2020): what they answer then depends less on a texture at one p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, losses, modulation, smoothing, teacher
+from ssdkd_jax import augment, modulation, settings, smoothing, teacher, terms
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Variables
+from ssdkd_jax.generator import GeneratorState
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Trained, Variables, Work
 
 
-class Weights(NamedTuple):
-    """Weights of the inversion terms: BN match, class targets (one-hot), adversarial."""
+@settings.section("synthesis")
+class Settings:
+    """How many images are inverted for how long, and how teacher and student see them."""
 
-    bn: float
-    oh: float
-    adv: float
+    batch: int | None = setting(128, "images made per round; None: the student's batch", least=1)
+    inner_steps: int = setting(5, "inversion steps per round", least=1)
+    flip: bool | None = setting(False, "teacher and student see them mirrored at random; None: as the teacher's data")
+    shift: int | None = setting(0, "and moved by at most this many pixels; None: as the teacher's data", least=0)
+
+    def view(self) -> augment.View:
+        """The view that teacher and student take of an image."""
+        return augment.make(self.flip, self.shift)
 
 
-class Models(NamedTuple):
+@settings.section("synthesis")
+class Latents:
+    """The optimiser of the latents."""
+
+    lr_latent: float = setting(1e-2, "its Adam's learning rate", above=0)
+
+    def adam(self) -> optax.GradientTransformation:
+        """Adam (.5, .999)."""
+        return optax.adam(self.lr_latent, b1=0.5)
+
+
+class Networks(NamedTuple):
     """The three networks of inversion; the teacher and the student run in eval mode."""
 
     generator: Network
@@ -43,153 +62,151 @@ class Models(NamedTuple):
     student: Network
 
 
-@chex.dataclass(frozen=True)
-class Work:
-    """Scratch state of one synthesis; B is this device's part of the batch.
+class Auxiliary(NamedTuple):
+    """What the loss gives beside its value: the images, what changed in passing, each term unweighted."""
+
+    images: Array
+    statistics: Variables
+    smoothing: smoothing.Scratch | tuple
+    metrics: Metrics
+
+
+class Loss(Protocol):
+    """The inversion loss of a batch."""
+
+    def __call__(
+        self, params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables
+    ) -> tuple[Array, Auxiliary]:
+        """(loss [], what it gives besides)."""
+
+
+class Recipe(NamedTuple):
+    """How a batch of images is inverted.
 
     Attributes:
-        z: [B, Z].
-        targets: [B], the classes asked for.
-        class_counts: [C], n_c of the buffer when the round began.
-        key: key data, of the views of the next step.
-        variables: of the generator.
-        opt_state: of its inner optimiser.
-        z_opt_state: of the latents' optimiser.
-        summed: gradients of the generator summed over the inner steps.
-        best_loss: [], the lowest loss so far.
-        best_images: [B, H, W, D], the images that had it.
-        smoothing: the matched BatchNorm statistics, of methods that smooth them over rounds.
-        extra: what the loss of another method needs besides.
+        batch: global.
+        inner_steps: how many.
+        terms: of the loss.
+        optimisers: of generator, latents and head.
+        view: what teacher and student see of an image.
+        modulation: what weights the images in the loss.
+        smoothing: how the matched statistics depend on earlier rounds.
     """
 
-    z: Array
-    targets: Array
-    class_counts: Array
-    key: Array
-    variables: Variables
-    opt_state: Any
-    z_opt_state: Any
-    summed: Any
-    best_loss: Array
-    best_images: Array
-    smoothing: smoothing.Smoothing | tuple = ()
-    extra: Any = ()
+    batch: int
+    inner_steps: int
+    terms: Sequence[terms.Term]
+    optimisers: Trained
+    view: augment.View
+    modulation: modulation.Modulation
+    smoothing: smoothing.Smoothing
 
 
 def begin(
-    state: generator.GeneratorState,
+    recipe: Recipe,
+    state: GeneratorState,
     opt_state: Any,
-    targets: Array,
     z: Array,
+    targets: Array,
     class_counts: Array,
+    rounds: Array,
+    past: smoothing.Statistics,
     key: Key,
     *,
     image_shape: tuple[int, int, int],
-    tx_z: optax.GradientTransformation,
     axis: str | None,
 ) -> Work:
-    """The first scratch state, from targets [B, ...] and latents z [B, Z] over all devices."""
+    """The first scratch state.
+
+    Args:
+        state: the generator's.
+        opt_state: of its inner optimiser.
+        z: latents [B, Z] over all devices.
+        targets: [B, ...] over all devices.
+        past: statistics of earlier rounds, as of `recipe.smoothing`.
+    """
+    chex.assert_equal_shape_prefix((z, targets), 1)
     z = parallel.local_rows(z, axis)
+    params = state.variables["params"]
     return Work(
-        z=z,
+        params=Trained(params, z),
+        opt_state=Trained(opt_state, recipe.optimisers.latents.init(z)),
+        statistics={name: value for name, value in state.variables.items() if name != "params"},
         targets=parallel.local_rows(targets, axis),
         class_counts=class_counts,
+        rounds=rounds,
         key=jax.random.key_data(key),
-        variables=state.variables,
-        opt_state=opt_state,
-        z_opt_state=tx_z.init(z),
-        summed=jax.tree.map(jnp.zeros_like, state.variables["params"]),
+        summed=jax.tree.map(jnp.zeros_like, params),
         best_loss=jnp.array(jnp.inf),
         best_images=jnp.zeros((z.shape[0], *image_shape)),
+        smoothing=recipe.smoothing.begin(past, rounds),
     )
 
 
-def generate(
-    network: Network, view: augment.View, params: Any, z: Array, work: Work, axis: str | None
-) -> tuple[Array, Array, Variables]:
-    """(images [B, H, W, D], a random view of each, the generator's variables after it)."""
-    x, variables = network.train({**work.variables, "params": params}, z)
-    keys = jax.random.split(jax.random.wrap_key_data(work.key), x.shape[0] * parallel.device_count(axis))
-    return x, jax.vmap(view)(parallel.local_rows(keys, axis), x), variables
+def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) -> Loss:
+    """The weighted sum of the recipe's terms, those of each image weighted by phi.
 
-
-def match(moments: Sequence[losses.Moments]) -> Array:
-    """The BatchNorm term, []; 0 for a teacher without BatchNorm."""
-    return losses.batch_norm_match(moments) if moments else jnp.zeros(())
-
-
-def make_loss(
-    models: Models,
-    task: Task,
-    weights: Weights,
-    phi: modulation.Phi,
-    clip: float,
-    view: augment.View,
-    axis: str | None,
-) -> Callable:
-    """(params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics, work.smoothing)).
-
-    The student is run only where `weights.adv` is not 0.
+    A network that no term asks costs nothing under `jax.jit`.
     """
-
-    def agreement(f_t: Array, student_variables: Variables, seen: Array) -> Array:
-        if not weights.adv:
-            return jnp.zeros(seen.shape[0])
-        return task.adversarial_loss(f_t, models.student.apply(student_variables, seen))
+    active = [term for term in recipe.terms if callable(term.weight) or term.weight]
 
     def loss(
-        params: Any, z: Array, work: Work, teacher_variables: Variables, student_variables: Variables
-    ) -> tuple[Array, tuple]:
-        x, seen, variables = generate(models.generator, view, params, z, work, axis)
-        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
-        predicted = task.class_probabilities(f_t).argmax(-1)
-        ce = task.target_loss(f_t, work.targets)
-        confidence = jnp.exp(-ce)
-        w = modulation.normalised(phi(work.class_counts, predicted, confidence), clip, axis)
+        params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables
+    ) -> tuple[Array, Auxiliary]:
+        x, variables = networks.generator.train({**work.statistics, "params": params.generator}, params.latents)
+        views = random_views(recipe.view, work.key, x, axis)
+        f_t = teacher.observe(networks.teacher, teacher_variables, views, axis)
+        f_s = networks.student.apply(student_variables, views)
+        moments, smoothed = recipe.smoothing.smooth(f_t.moments, work.smoothing)
 
-        matched, smoothed = smoothing.smooth(moments, work.smoothing)
+        predicted = task.class_probabilities(f_t.logits).argmax(-1)
+        confidence = jnp.exp(-task.target_loss(f_t.logits, work.targets))
+        w = recipe.modulation.weights(work.class_counts, predicted, confidence, axis)
 
-        bn = match(matched)
-        oh = jnp.mean(w * ce)
-        adv = jnp.mean(w * agreement(f_t, student_variables, seen))
-        total = weights.bn * bn + weights.oh * oh + weights.adv * adv
-        metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "confidence": confidence.mean()}
-        return total, (x, variables, metrics, smoothed)
+        observation = terms.Observation(x, f_t._replace(moments=moments), f_s, params, work, teacher_variables)
+        values = {term.name: terms.weighted_mean(term.value(observation), w) for term in active}
+        total = sum(term.weight_after(work.rounds) * values[term.name] for term in active)
+        statistics = {name: value for name, value in variables.items() if name != "params"}
+        metrics = {"inversion": total, **values, "confidence": confidence.mean()}
+        return total, Auxiliary(x, statistics, smoothed, metrics)
 
     return loss
 
 
-def make_step(
-    loss: Callable, tx: optax.GradientTransformation, tx_z: optax.GradientTransformation, axis: str | None
-) -> Callable:
-    """(work, teacher variables, student variables) -> (work, metrics): one inner step on g and z.
+def random_views(view: augment.View, key: Array, images: Array, axis: str | None) -> Array:
+    """A random view of each image [B, H, W, D].
 
     Args:
-        loss: (params, z, work, teacher variables, student variables) -> (loss, (images, variables, metrics));
-            a fourth auxiliary value, where there is one, is the next `work.smoothing`.
+        key: key data, the same on all devices.
     """
+    keys = jax.random.split(jax.random.wrap_key_data(key), images.shape[0] * parallel.device_count(axis))
+    return jax.vmap(view)(parallel.local_rows(keys, axis), images)
+
+
+def make_step(
+    loss: Loss, optimisers: Trained, axis: str | None
+) -> Callable[[Work, Variables, Variables], tuple[Work, Metrics]]:
+    """(work, teacher variables, student variables) -> (work, metrics): one inner step on generator, z and head."""
 
     def step(work: Work, teacher_variables: Variables, student_variables: Variables) -> tuple[Work, Metrics]:
-        params = work.variables["params"]
-        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        (grads, grads_z), auxiliary = gradient(params, work.z, work, teacher_variables, student_variables)
-        x, variables, metrics, *smoothed = auxiliary
-        statistics = {name: value for name, value in variables.items() if name != "params"}
-        grads, statistics, metrics = parallel.mean((grads, statistics, metrics), axis)
-        updates, opt_state = tx.update(grads, work.opt_state, params)
-        updates_z, z_opt_state = tx_z.update(parallel.local_gradient(grads_z, axis), work.z_opt_state, work.z)
-        variables = {**statistics, "params": optax.apply_updates(params, updates)}
+        grads, aux = jax.grad(loss, has_aux=True)(work.params, work, teacher_variables, student_variables)
+        shared = parallel.mean((grads.generator, grads.head, aux.statistics, aux.metrics), axis)
+        generator, head, statistics, metrics = shared
+        grads = Trained(generator, parallel.local_gradient(grads.latents, axis), head)
+        updates, opt_state = zip(
+            *(tx.update(*parts) for tx, *parts in zip(optimisers, grads, work.opt_state, work.params, strict=True)),
+            strict=True,
+        )
         better = metrics["inversion"] < work.best_loss
         work = work.replace(
-            z=optax.apply_updates(work.z, updates_z),
+            params=optax.apply_updates(work.params, Trained(*updates)),
+            opt_state=Trained(*opt_state),
+            statistics=statistics,
             key=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(work.key), 0)),
-            variables=variables,
-            opt_state=opt_state,
-            z_opt_state=z_opt_state,
-            summed=jax.tree.map(jnp.add, work.summed, grads),
+            summed=jax.tree.map(jnp.add, work.summed, grads.generator),
             best_loss=jnp.where(better, metrics["inversion"], work.best_loss),
-            best_images=jnp.where(better, x, work.best_images),
-            smoothing=smoothed[0] if smoothed else work.smoothing,
+            best_images=jnp.where(better, aux.images, work.best_images),
+            smoothing=aux.smoothing,
         )
         return work, metrics
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,7 +19,12 @@ from ssdkd_jax.types import Array
 
 
 def kl_divergence(teacher_logits: Array, student_logits: Array, temperature: float = 1.0) -> Array:
-    """KL(softmax(f_t / T) || softmax(f_s / T)) in nats, unscaled (Hinton et al. 2015 without T^2)."""
+    """KL(softmax(f_t / T) || softmax(f_s / T)) in nats, unscaled (Hinton et al. 2015 without T^2).
+
+    Raises:
+        AssertionError: where the two have different shapes, as one teacher row for a whole batch.
+    """
+    chex.assert_equal_shape((teacher_logits, student_logits))
     log_t = jax.nn.log_softmax(teacher_logits / temperature)
     log_s = jax.nn.log_softmax(student_logits / temperature)
     return optax.losses.kl_divergence_with_log_targets(log_s, log_t)
@@ -31,6 +37,7 @@ def distillation(teacher_logits: Array, student_logits: Array, temperature: floa
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
     """-log softmax(logits)[label]; labels are int, without the class axis."""
+    chex.assert_shape(labels, logits.shape[:-1])
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
@@ -38,8 +45,9 @@ def adversarial(teacher_logits: Array, student_logits: Array) -> Array:
     """-1[argmax f_t = argmax f_s] KL(f_t || f_s): sends the generator where the student errs.
 
     Only samples that the two still agree on push (the rule of DeepInversion's and Fast-DFKD's
-    competition term; the KL form is METHOD.md section 3).
+    competition term; the KL form is ours).
     """
+    chex.assert_equal_shape((teacher_logits, student_logits))
     agree = teacher_logits.argmax(-1) == student_logits.argmax(-1)
     return -1.0 * agree * kl_divergence(teacher_logits, student_logits)
 
@@ -71,7 +79,7 @@ def batch_moments(x: Array, axis: str | None = None) -> tuple[Array, Array]:
 
 
 def batch_norm_match(moments: Sequence[Moments]) -> Array:
-    """Sum over BatchNorms of |mean - running mean|_2 + |var - running var|_2; one number per batch, [].
+    """Sum over BatchNorms of |mean - running mean|_2 + |var - running var|_2; one number per batch, []; 0 without any.
 
     Source: DeepInversion (Yin et al., CVPR 2020), eq. 4, norms unsquared. The gradient at an exact
     match is 0.
@@ -79,4 +87,4 @@ def batch_norm_match(moments: Sequence[Moments]) -> Array:
     distances = [
         optax.safe_norm(m.mean - m.running_mean, 1e-12) + optax.safe_norm(m.var - m.running_var, 1e-12) for m in moments
     ]
-    return jnp.sum(jnp.stack(distances))
+    return jnp.sum(jnp.stack(distances)) if distances else jnp.zeros(())

@@ -8,14 +8,60 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
+import chex
 import jax.numpy as jnp
 from jax import lax
 
+from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array
 
 Phi = Callable[[Array, Array, Array], Array]
+
+
+class Modulation(NamedTuple):
+    """Where phi acts.
+
+    Attributes:
+        phi: (class_counts [C], labels [B], confidence [B]) -> phi [B].
+        clip: upper bound of a normalised phi in the inversion loss; None where phi is 1 everywhere.
+        ask: (class_counts, batch) -> class probabilities asked of the next batch.
+        level_classes: whether eviction takes from the largest classes first.
+    """
+
+    phi: Phi
+    clip: float | None
+    ask: Callable[[Array, int], Array]
+    level_classes: bool
+
+    def weights(self, class_counts: Array, labels: Array, confidence: Array, axis: str | None) -> Array:
+        """What weighs each sample's inversion loss: [B], of mean 1 over the global batch before it is clipped."""
+        if self.clip is None:
+            return jnp.ones_like(confidence)
+        return normalised(self.phi(class_counts, labels, confidence), self.clip, axis)
+
+
+@settings.section("modulation")
+class Settings:
+    """The terms of phi."""
+
+    diversity: bool = setting(True, "phi_div; also class targets and eviction that even out the buffer")
+    difficulty: bool = setting(False, "phi_diff")
+    gamma: float = setting(2.0, "exponent of phi_diff", least=0)
+    clip: float = setting(5.0, "upper bound of phi (mean 1) in the inversion loss", least=1)
+
+    def make(self) -> Modulation:
+        """The modulation with these terms."""
+        phi = make(self.diversity, self.difficulty, self.gamma)
+        return Modulation(phi, self.clip, ask if self.diversity else ask_evenly, self.diversity)
+
+
+def off() -> Modulation:
+    """phi = 1, classes asked for evenly: what methods without a modulating function do."""
+    return Modulation(make(False, False, 0.0), None, ask_evenly, False)
 
 
 def diversity(class_counts: Array, labels: Array) -> Array:
@@ -37,6 +83,7 @@ def difficulty(confidence: Array, gamma: float) -> Array:
 
 def phi(class_counts: Array, labels: Array, confidence: Array, *, use_div: bool, use_diff: bool, gamma: float) -> Array:
     """phi(x) [B]; a term that is switched off is 1."""
+    chex.assert_equal_shape((labels, confidence))
     weight = jnp.ones_like(confidence)
     if use_div:
         weight = weight * diversity(class_counts, labels)

@@ -15,10 +15,27 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Metrics, Sharded
 
 EMPTY = -1
+
+
+@settings.section("buffer")
+class Size:
+    """How large it is."""
+
+    size: int = setting(130, "N, slots", least=1)
+
+
+@settings.section("buffer")
+class Eviction:
+    """What keeps a slot in the buffer."""
+
+    half_life: float = setting(10.0, "rounds in which a slot's worth halves; 0 for never", least=0)
+    epsilon: float = setting(0.05, "nats added to the gap in a slot's worth", least=0)
 
 
 @chex.dataclass(frozen=True)
@@ -96,17 +113,17 @@ def class_counts(index: Index, classes: int) -> Array:
     return jnp.bincount(jnp.where(index.occupied, index.label, classes), length=classes + 1)[:classes]
 
 
-def worth(index: Index, phi: Array, epsilon: float, number: Array, half_life: float) -> Array:
+def worth(index: Index, phi: Array, epsilon: float, round_index: Array, half_life: float) -> Array:
     """What keeps a slot in the buffer: phi * (delta + eps), halved every `half_life` rounds; [N], ours.
 
     Args:
         phi: [N].
         epsilon: in nats.
-        number: int [], this round's.
+        round_index: int [], this round's.
         half_life: in rounds; 0 for no ageing.
     """
     value = phi * (index.gap + epsilon)
-    return value * jnp.exp2((index.filled - number) / half_life) if half_life else value
+    return value * jnp.exp2((index.filled - round_index) / half_life) if half_life else value
 
 
 def rank_within_class(label: Array, worth: Array) -> Array:
@@ -147,6 +164,8 @@ def put(buffer: Buffer, slots: Array, index: Index, rows: Rows, axis: str | None
         index: what is known of the newcomers, [B] over all devices.
         rows: this device's newcomers, [B / devices, ...].
     """
+    chex.assert_equal_shape((slots, *jax.tree.leaves(index)))
+    chex.assert_tree_shape_prefix(rows, (slots.shape[0] // parallel.device_count(axis),))
     new_index = jax.tree.map(lambda old, new: old.at[slots].set(new.astype(old.dtype)), buffer.index, index)
     new_rows = jax.tree.map(lambda shard, new: parallel.put_rows(shard, slots, new, axis), buffer.shards.rows, rows)
     return Buffer(index=new_index, shards=Sharded(rows=new_rows))
@@ -164,6 +183,7 @@ def set_gaps(index: Index, slots: Array, gaps: Array, step: Array) -> Index:
         slots, gaps: [B] over all devices.
         step: int [], the student step.
     """
+    chex.assert_equal_shape((slots, gaps))
     times = jnp.zeros_like(index.gap).at[slots].add(1.0)
     total = jnp.zeros_like(index.gap).at[slots].add(gaps)
     gap = jnp.where(times > 0, total / jnp.maximum(times, 1.0), index.gap)

@@ -15,8 +15,34 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssdkd_jax import settings
 from ssdkd_jax.replay_buffer import Index
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key
+
+
+@settings.section("sampler")
+class Name:
+    """Which sampler, and how its weights are corrected."""
+
+    name: str = setting("priority", "the rule", choices=("uniform", "priority", "policy_gradient"))
+    beta: float = setting(0.4, "exponent of the importance weights at the start; 1 at the end", least=0, most=1)
+
+
+@settings.section("sampler")
+class Priority:
+    """The priority rule, from which the policy starts too."""
+
+    alpha: float = setting(0.3, "exponent of the priority", least=0)
+    epsilon: float = setting(0.05, "nats added to every gap, so that no slot is forgotten", above=0)
+
+
+@settings.section("sampler")
+class PolicySettings:
+    """The learnt policy."""
+
+    lr: float = setting(1e-3, "learning rate of the policy", above=0)
+    entropy: float = setting(1e-2, "weight of the policy's entropy bonus", least=0)
 
 
 class Sampler(NamedTuple):
@@ -63,6 +89,7 @@ def priority(alpha: float, epsilon: float) -> Sampler:
 
 def log_probabilities(logits: Array, occupied: Array) -> Array:
     """log pi [N]: normalised over the filled slots, -inf on the empty ones."""
+    chex.assert_equal_shape((logits, occupied))
     return jax.nn.log_softmax(jnp.where(occupied, logits, -jnp.inf))
 
 
@@ -72,6 +99,7 @@ def draw(key: Key, log_pi: Array, batch: int) -> Array:
     The unit interval is cut into B equal parts and one point drawn from each (Schaul et al. 2016,
     appendix B.2.1): fewer repeats than independent draws. The order of the batch is random.
     """
+    chex.assert_rank(log_pi, 1)
     key_level, key_order = jax.random.split(key)
     cumulative = jnp.cumsum(jnp.exp(log_pi))
     levels = (jnp.arange(batch) + jax.random.uniform(key_level, (batch,))) / batch
@@ -87,6 +115,7 @@ def importance_weights(log_pi: Array, slots: Array, beta: Array) -> Array:
     the buffer instead; one slot that is almost never drawn then shrinks every step. At beta = 1
     the mean needs no division, and the weighted mean over a draw is the plain mean over the buffer.
     """
+    chex.assert_rank((log_pi, slots), 1)
     occupied = jnp.isfinite(log_pi)
     log_w = -beta * (log_pi + jnp.log(occupied.sum()))
     expected = jnp.sum(jnp.where(occupied, jnp.exp(log_pi + log_w), 0.0))
@@ -195,3 +224,34 @@ def reinforce_loss(
     finite = jnp.where(occupied, log_pi, 0.0)
     bonus = -jnp.sum(jnp.where(occupied, jnp.exp(finite) * finite, 0.0))
     return -jnp.mean(advantage * finite[slots]) - entropy * bonus
+
+
+def _policy(classes: int, rule: Priority, policy: PolicySettings) -> Sampler:
+    return policy_gradient(classes, rule.alpha, rule.epsilon, policy.lr, policy.entropy)
+
+
+SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[type, ...]]] = {  # (maker, what it takes after the classes)
+    "uniform": (lambda classes: uniform(), ()),
+    "priority": (lambda classes, rule: priority(rule.alpha, rule.epsilon), (Priority,)),
+    "policy_gradient": (_policy, (Priority, PolicySettings)),
+}
+
+
+class Settings(NamedTuple):
+    """The sampler that a config asks for.
+
+    Attributes:
+        make: classes -> Sampler.
+        beta: exponent of the importance weights at the start.
+    """
+
+    make: Callable[[int], Sampler]
+    beta: float
+
+    @classmethod
+    def from_config(cls, reader: settings.Reader) -> Settings:
+        """As configured; ValueError for an unknown name."""
+        name = reader(Name)
+        maker, records = settings.chosen(SAMPLERS, "sampler.name", name.name)
+        parts = [reader(record) for record in records]
+        return cls(make=lambda classes: maker(classes, *parts), beta=name.beta)

@@ -8,21 +8,32 @@ Averages over rounds are of Fast-DFKD (Fang et al., AAAI 2022); that of the imag
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import teacher
+from ssdkd_jax import settings, teacher
 from ssdkd_jax.losses import Moments
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Network
 
 Statistics = list[tuple[Array, Array]]
 Average = Callable[[Array], Array]  # rounds before this one -> how much of the past stays when this one enters it
 
 
+@settings.section("synthesis")
+class Settings:
+    """How much of earlier rounds is matched."""
+
+    bn_past: float = setting(
+        0.0, "share of earlier rounds in the matched statistics; 0 matches each batch alone", least=0, below=1
+    )
+
+
 @chex.dataclass(frozen=True)
-class Smoothing:
+class Scratch:
     """The scratch state of one round.
 
     Attributes:
@@ -38,6 +49,52 @@ class Smoothing:
     last: Statistics
 
 
+class Smoothing(NamedTuple):
+    """How the matched statistics depend on earlier rounds.
+
+    Attributes:
+        init: () -> past, the statistics before the first round.
+        begin: (past, rounds before this one) -> scratch.
+        smooth: (moments of a batch, scratch) -> (moments to match, scratch that knows the batch).
+        finish: scratch -> past of the next round.
+    """
+
+    init: Callable[[], Statistics]
+    begin: Callable[[Statistics, Array], Scratch | tuple]
+    smooth: Callable[[Sequence[Moments], Scratch | tuple], tuple[Sequence[Moments], Scratch | tuple]]
+    finish: Callable[[Scratch | tuple], Statistics]
+
+
+def none() -> Smoothing:
+    """Each batch is matched alone; nothing is remembered."""
+    return Smoothing(
+        init=list, begin=lambda past, rounds: (), smooth=lambda moments, scratch: (moments, scratch), finish=list
+    )
+
+
+def over_rounds(network: Network, image_shape: tuple[int, int, int], share: float, average: Average) -> Smoothing:
+    """A share of what is matched is of earlier rounds.
+
+    Args:
+        network: the teacher.
+        share: in [0, 1); 0 matches each batch alone.
+        average: over which rounds.
+
+    Raises:
+        ValueError: for another share.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(
+            f"synthesis.bn_past = {share} is the share of earlier rounds in the matched statistics, "
+            "which leaves the batch some of them; choose one in [0, 1)."
+        )
+
+    def begin(past: Statistics, rounds: Array) -> Scratch:
+        return Scratch(past=past, share=jnp.where(rounds > 0, share, 0.0), stays=average(rounds), last=past)
+
+    return Smoothing(lambda: zeros(network, image_shape), begin, smooth, finish)
+
+
 def exponential(momentum: float) -> Average:
     """The average of Fast-DFKD, from the first round on."""
     return lambda rounds: jnp.where(rounds > 0, momentum, 0.0)
@@ -48,34 +105,29 @@ def of_the_last(held: float) -> Average:
     return lambda rounds: 1.0 - 1.0 / jnp.clip(rounds + 1.0, 1.0, max(held, 1.0))
 
 
-def nothing(network: Network, image_shape: tuple[int, int, int]) -> Statistics:
+def zeros(network: Network, image_shape: tuple[int, int, int]) -> Statistics:
     """The statistics of a teacher before the first round: zeros, which have no share in that round."""
 
     def statistics() -> Statistics:
         variables = network.init(jax.random.key(0))
-        _, moments = teacher.apply_with_moments(network, variables, jnp.zeros((1, *image_shape)))
+        moments = teacher.observe(network, variables, jnp.zeros((1, *image_shape))).moments
         return [(m.mean, m.var) for m in moments]
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(statistics))
 
 
-def begin(past: Statistics, rounds: Array, share: float, average: Average) -> Smoothing:
-    """The scratch state of the round after `rounds` others; with a share of 0 each batch is matched alone."""
-    return Smoothing(past=past, share=jnp.where(rounds > 0, share, 0.0), stays=average(rounds), last=past)
-
-
-def smooth(moments: Sequence[Moments], s: Smoothing) -> tuple[list[Moments], Smoothing]:
+def smooth(moments: Sequence[Moments], scratch: Scratch) -> tuple[list[Moments], Scratch]:
     """(each statistic as (1 - share) * the batch's + share * the past's, scratch state that knows the batch)."""
     smoothed = [
-        batch._replace(mean=mixed(mean, batch.mean, s.share), var=mixed(var, batch.var, s.share))
-        for batch, (mean, var) in zip(moments, s.past, strict=True)
+        batch._replace(mean=mixed(mean, batch.mean, scratch.share), var=mixed(var, batch.var, scratch.share))
+        for batch, (mean, var) in zip(moments, scratch.past, strict=True)
     ]
-    return smoothed, s.replace(last=[(batch.mean, batch.var) for batch in moments])
+    return smoothed, scratch.replace(last=[(batch.mean, batch.var) for batch in moments])
 
 
-def finish(s: Smoothing) -> Statistics:
+def finish(scratch: Scratch) -> Statistics:
     """The past of the next round: this round's last batch enters it."""
-    return jax.tree.map(lambda past, last: mixed(past, last, s.stays), s.past, s.last)
+    return jax.tree.map(lambda past, last: mixed(past, last, scratch.stays), scratch.past, scratch.last)
 
 
 def mixed(past: Array, batch: Array, share: Array) -> Array:

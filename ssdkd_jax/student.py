@@ -4,21 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import chex
 import jax
 import optax
 
+from ssdkd_jax import settings
 from ssdkd_jax.engine import optimization, parallel
 from ssdkd_jax.hints import Hint
+from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Batch, Metrics, ModelState, Network, Task
 
+Step = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
 
-def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Callable:
+
+@settings.section("student")
+class Settings:
+    """The student, and how it learns."""
+
+    model: str = setting("wrn10_1", "as teacher.model")
+    batch: int = setting(128, "global batch", least=1)
+    lr: float = setting(0.1, "highest learning rate", above=0)
+    weight_decay: float = setting(5e-4, "added to the gradient", least=0)
+    warmup: float = setting(0.05, "fraction of the steps in which the learning rate rises", least=0, below=1)
+    temperature: float = setting(4.0, "T of the distillation loss", above=0)
+    update_bn: int = setting(0, "batches that renew its BatchNorm statistics before it is judged or saved", least=0)
+
+    def optimiser(self, steps: int) -> optax.GradientTransformation:
+        """SGD for a run of so many steps."""
+        return optimization.sgd(self.lr, steps, self.weight_decay, self.warmup)
+
+
+def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Step:
     """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b distillation_b + hint.
 
     `gaps` are the teacher-student gaps delta of the batch before the step, for the sampler.
+
+    Raises:
+        AssertionError: at a batch whose images, answers and weights are not B each.
     """
 
     def step(state: ModelState, batch: Batch) -> tuple[ModelState, Array, Metrics]:
+        chex.assert_rank((batch.images, batch.weights), (4, 1))
+        chex.assert_equal_shape_prefix((batch.images, batch.teacher_logits, batch.weights), 1)
+
         def loss(params: dict) -> tuple[Array, tuple]:
             run, variables = network.train, {**state.variables, "params": params}
             (logits, variables), hints = hint.observe(run, variables, batch.images)

@@ -142,6 +142,55 @@ class Preview:
     confidence: Array
 
 
+class Trained(NamedTuple):
+    """What inversion trains: their parameters, their optimisers, or these optimisers' states.
+
+    Attributes:
+        generator: the generator's parameters.
+        latents: z [B, Z], of this device.
+        head: parameters that a method trains beside them; () without any.
+    """
+
+    generator: Any
+    latents: Any
+    head: Any = ()
+
+
+@chex.dataclass(frozen=True)
+class Work:
+    """Scratch state of one synthesis; B is this device's part of the batch.
+
+    Attributes:
+        params, opt_state: of generator, latents and head.
+        statistics: the generator's variables beside its parameters.
+        targets: [B], the classes asked for.
+        class_counts: [C], n_c of the buffer when the round began.
+        rounds: int32 [], syntheses before this one.
+        key: key data, of the views of the next step.
+        summed: gradients of the generator summed over the inner steps.
+        best_loss: [], the lowest loss so far.
+        best_images: [B, H, W, D], the images that had it.
+        smoothing: the matched BatchNorm statistics of methods that smooth them over rounds; () otherwise.
+    """
+
+    params: Trained
+    opt_state: Trained
+    statistics: Variables
+    targets: Array
+    class_counts: Array
+    rounds: Array
+    key: Array
+    summed: Any
+    best_loss: Array
+    best_images: Array
+    smoothing: chex.ArrayTree
+
+    @property
+    def generator_variables(self) -> Variables:
+        """The generator as it stands."""
+        return {**self.statistics, "params": self.params.generator}
+
+
 class Synthesis(NamedTuple):
     """The part of a round that makes images; its three functions run once, `steps` times, once.
 
@@ -150,16 +199,14 @@ class Synthesis(NamedTuple):
         step: (work, teacher variables, student variables) -> (work, metrics).
         finish: (work, state, teacher variables, student, key) -> (state, metrics).
         steps: how often `step` runs between the two.
-        loss: what `step` descends, (params, z, work, teacher variables, student variables) ->
-            (loss, (images, variables, metrics, ...)) with each term unweighted in the metrics;
-            None where nothing is inverted.
+        loss: what `step` descends, an `inversion.Loss`; None where nothing is inverted.
     """
 
-    begin: Callable[..., Any]
-    step: Callable[..., tuple[Any, Metrics]]
-    finish: Callable[..., tuple[Any, Metrics]]
+    begin: Callable[[Any, Key], Any]
+    step: Callable[[Any, Variables, Variables], tuple[Any, Metrics]]
+    finish: Callable[[Any, Any, Variables, ModelState, Key], tuple[Any, Metrics]]
     steps: int
-    loss: Callable[..., tuple[Array, tuple]] | None = None
+    loss: Callable[[Trained, Work, Variables, Variables], tuple[Array, Any]] | None = None
 
 
 class Method(NamedTuple):
@@ -170,15 +217,17 @@ class Method(NamedTuple):
         synthesis: how the images of a round are made.
         sample: (state, teacher variables, student step, key) -> Batch.
         feedback: (state, batch, gaps [B], student step) -> state, what the student's answer changes.
+        distillation_loss: (teacher logits, student logits) -> [B], what the student descends.
         preview: (state, teacher variables, key) -> Preview, what the student is taught from.
         images_made: (rounds, student steps) -> how many images were synthesised for them, in all.
     """
 
-    init: Callable[..., Any]
+    init: Callable[[Key], Any]
     synthesis: Synthesis
-    sample: Callable[..., Batch]
-    feedback: Callable[..., Any]
-    preview: Callable[..., Preview]
+    sample: Callable[[Any, Variables, Array, Key], Batch]
+    feedback: Callable[[Any, Batch, Array, Array], Any]
+    distillation_loss: Callable[[Array, Array], Array]
+    preview: Callable[[Any, Variables, Key], Preview]
     images_made: Callable[[int, int], int]
 
 

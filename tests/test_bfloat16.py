@@ -32,7 +32,7 @@ def test_parameters_statistics_moments_and_gradients_are_float32(teacher_variabl
             return jnp.square(logits).mean(), variables
 
         grads, variables = jax.grad(loss, has_aux=True)(teacher_variables["params"])
-        return grads, variables, teacher.apply_with_moments(networks()[compute], teacher_variables, images)[1]
+        return grads, variables, teacher.observe(networks()[compute], teacher_variables, images).moments
 
     exact, found = answers("float32"), answers("bfloat16")
     assert found[2]

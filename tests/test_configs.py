@@ -7,8 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from ssdkd_jax import build
-from ssdkd_jax import config as defaults
+from ssdkd_jax import build, recipes
 from ssdkd_jax.engine import environment
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -52,7 +51,7 @@ def test_configuration_fits_its_data_and_models(path, one_device):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("pair", defaults.PAIRS)
+@pytest.mark.parametrize("pair", recipes.PAIRS)
 def test_each_pair_of_the_paper_has_its_models_and_the_teachers_recipe(name, pair):
     config = get_config(CONFIGS[0].with_name(f"{name}.py"), pair)
     assert f"{config.teacher.model}_{config.student.model}" == pair
@@ -64,13 +63,13 @@ def test_each_pair_of_the_paper_has_its_models_and_the_teachers_recipe(name, pai
 
 def test_an_unknown_pair_is_answered_with_the_nearest():
     with pytest.raises(ValueError, match="Unknown pair 'resnet34-resnet18'; did you mean 'resnet34_resnet18'"):
-        defaults.cifar("cifar10", "resnet34-resnet18")
+        recipes.cifar("cifar10", "resnet34-resnet18")
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist", "scenes"])
 def test_a_method_is_named_behind_the_file(name):
     config = get_config(CONFIGS[0].with_name(f"{name}.py"), "dfad")
-    assert (config.method.name, config.method.divergence, config.synthesis.adv) == ("generative", "l1", 1.0)
+    assert (config.method.name, config.generative.divergence, config.synthesis.adv) == ("generative", "l1", 1.0)
     assert config.data.name == name
 
 

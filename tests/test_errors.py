@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import build, config, fit, hints, models
+from ssdkd_jax import build, checks, config, models
 from ssdkd_jax.engine import optimization, parallel, supervised
 from ssdkd_jax.tasks import classification
 
@@ -17,7 +17,7 @@ def message(error):
 def check(teacher_variables, inputs=tiny.INPUTS, **fields):
     settings = tiny.make_config(**fields)
     student = build.network(settings.student.model, inputs, None)
-    fit.check(settings, inputs, tiny.teacher_network(), teacher_variables, student)
+    checks.check(settings, inputs, tiny.teacher_network(), teacher_variables, student)
 
 
 def test_the_tiny_configuration_itself_passes(teacher_variables):
@@ -27,7 +27,7 @@ def test_the_tiny_configuration_itself_passes(teacher_variables):
 @pytest.mark.parametrize("batch", ["synthesis__batch", "student__batch"])
 def test_a_buffer_smaller_than_a_batch(teacher_variables, batch):
     with pytest.raises(ValueError, match=r"buffer\.size = 20 is smaller than a batch .*24.*; make it"):
-        check(teacher_variables, **{batch: 24})
+        tiny.job(tiny.make_config(**{batch: 24}), teacher_variables, None)
 
 
 @pytest.mark.parametrize("batch", ["synthesis", "student"])
@@ -47,13 +47,13 @@ def test_class_counts_that_differ(teacher_variables):
 
 def test_blended_images_and_cached_answers(teacher_variables):
     with pytest.raises(ValueError, match=r"views\.mixup = 0\.5 .* views\.count = 3 caches .* set one of them to 0\."):
-        check(teacher_variables, views__mixup=0.5, views__count=3)
+        tiny.job(tiny.make_config(views__mixup=0.5, views__count=3), teacher_variables, None)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_statistics_of_earlier_rounds_alone(teacher_variables, share):
     with pytest.raises(ValueError, match=rf"synthesis\.bn_past = {share} is the share .* choose one in \[0, 1\)\."):
-        check(teacher_variables, synthesis__bn_past=share)
+        tiny.job(tiny.make_config(synthesis__bn_past=share), teacher_variables, None)
 
 
 def test_a_run_that_is_all_warmup(teacher_variables):
@@ -69,7 +69,7 @@ def test_an_image_size_that_a_wrn_cannot_take(shape):
     with pytest.raises(ValueError, match=rf"divisible by 4, not \({shape[0]}, {shape[1]}\)"):
         variables = jax.eval_shape(lambda: teacher.init(jax.random.key(0)))
         network = build.network("wrn10_1", inputs, None)
-        fit.check(wide, inputs, network, variables, network)
+        checks.check(wide, inputs, network, variables, network)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg8", "mobilenetv2"])
@@ -108,12 +108,12 @@ def test_a_wrn_depth_that_does_not_exist():
 
 def test_an_unknown_sampler():
     with pytest.raises(ValueError, match=r"sampler\.name = 'greedy' is not one of uniform, priority, policy_gradient"):
-        build.settings(tiny.make_config(sampler__name="greedy"), tiny.INPUTS, 1.0, hints.none())
+        build.choices(tiny.make_config(sampler__name="greedy"), tiny.CLASSES)
 
 
 def test_an_unknown_start():
     with pytest.raises(ValueError, match=r"synthesis\.start = 'maml' is not one of sequential, reptile, first_order"):
-        build.settings(tiny.make_config(synthesis__start="maml"), tiny.INPUTS, 1.0, hints.none())
+        build.choices(tiny.make_config(synthesis__start="maml"), tiny.CLASSES)
 
 
 def assign(config):
@@ -156,6 +156,6 @@ def test_supervised_training_needs_a_whole_batch_and_stops_at_a_loss_that_is_not
 
 def test_every_sentence_ends_once(teacher_variables):
     with pytest.raises(ValueError) as error:
-        check(teacher_variables, synthesis__batch=24)
+        tiny.job(tiny.make_config(synthesis__batch=24), teacher_variables, None)
     assert message(error).endswith(".")
     assert "\n" not in message(error)

@@ -12,7 +12,7 @@ import pytest
 import tiny
 from jax import export
 
-from ssdkd_jax import build, config, models
+from ssdkd_jax import build, models, recipes
 from ssdkd_jax.engine import dispatch, evaluation, guard, loop, parallel, supervised
 
 CIFAR = build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.25,) * 3)
@@ -91,9 +91,9 @@ def test_no_step_asks_where_it_runs(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compute", models.COMPUTE)
-@pytest.mark.parametrize("pair", config.PAIRS)
+@pytest.mark.parametrize("pair", recipes.PAIRS)
 def test_every_step_lowers_at_the_shapes_of_the_paper(pair, compute):
-    cfg = config.cifar("cifar100", pair)
+    cfg = recipes.cifar("cifar100", pair)
     for views in (cfg.views.count, 0):
         cfg.update_from_flattened_dict({"compute": compute, "views.count": views})
         for step, arguments in steps_of(cfg, CIFAR, None).values():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import augment, build, presets
+from ssdkd_jax import augment, build, presets, recipes
 from ssdkd_jax import config as defaults
 from ssdkd_jax.engine import checkpoint, loop, parallel
 from ssdkd_jax.methods import cmi, deepinversion
@@ -66,23 +66,22 @@ def inverted(name):
 
     @jax.jit
     def run(key):
-        state = job.method.init(key)
-        if hasattr(state, "own"):
-            pool, ones = state.pool, functools.partial(jax.tree.map, jnp.ones_like)
-            state = state.replace(pool=pool.replace(round=pool.round + 2, past=ones(pool.past)), own=ones(state.own))
+        state, ones = job.method.init(key), functools.partial(jax.tree.map, jnp.ones_like)
+        known = {field: ones(state[field]) for field in ("past", "memory") if field in state}
+        state = state.replace(round=state.round + 2, **known)
         work = job.method.synthesis.begin(state, jax.random.fold_in(key, 1))
 
-        def loss(params, z):
-            total, (x, _, metrics, *_) = job.method.synthesis.loss(params, z, work, variables, learner)
-            return {"total": total, "x": x, **metrics}
+        def loss(params):
+            total, aux = job.method.synthesis.loss(params, work, variables, learner)
+            return {"total": total, "x": aux.images, **aux.metrics}
 
-        at = work.variables["params"], work.z
+        at = work.params
         along = jax.tree.map(lambda leaf: jax.random.normal(jax.random.fold_in(key, leaf.size), leaf.shape), at)
-        values, slopes = jax.jvp(loss, at, along)
+        values, slopes = jax.jvp(loss, (at,), (along,))
         return values, slopes, work
 
     values, slopes, work = run(jax.random.key(0))
-    total, x, _ = (values.pop(name) for name in ("total", "x", "inversion"))
+    total, x, *_ = (values.pop(name) for name in ("total", "x", "inversion", "confidence"))
     return values, slopes, float(total), x, work, variables, learner
 
 
@@ -132,16 +131,16 @@ def total_variation(x):
 
 def contrastive(work, variables, x, h):
     """CMI's term in numpy, against the batch's other images and the memory."""
-    local = seen_by_the_teacher(variables, cmi.local_view(augment.resized_crop(0.25), work, x, None))[0]
-    head = jax.tree.map(lambda w: np.asarray(w, np.float64), work.variables["params"]["head"])
+    local = seen_by_the_teacher(variables, cmi.local_views(augment.resized_crop(0.25), work.key, x, None))[0]
+    head = jax.tree.map(lambda w: np.asarray(w, np.float64), work.params.head)
 
     def project(features):
         hidden = np.maximum(features @ head["Dense_0"]["kernel"] + head["Dense_0"]["bias"], 0)
         out = hidden @ head["Dense_1"]["kernel"] + head["Dense_1"]["bias"]
         return out / np.linalg.norm(out, axis=-1, keepdims=True)
 
-    assert bool(work.extra["present"].all())
-    keys = project(np.concatenate([h.mean((1, 2)), np.asarray(work.extra["negatives"])]))
+    assert bool(work.present.all())
+    keys = project(np.concatenate([h.mean((1, 2)), np.asarray(work.negatives)]))
     p = tiny.softmax(project(local.mean((1, 2))) @ keys.T / 0.2)
     return -np.log(p[np.arange(len(x)), np.arange(len(x))]).mean()
 
@@ -170,10 +169,6 @@ def test_presets_keep_the_students_steps_and_name_the_nearest():
     for name in presets.PRESETS:
         planned = build.student_steps(presets.apply(defaults.default(), name))
         assert steps <= planned <= 1.25 * steps, name
-    chosen = defaults.cifar("cifar10", "resnet34_resnet18,fast_dfkd_5")
-    assert (chosen.method.name, chosen.synthesis.adv, chosen.synthesis.oh) == ("fast_dfkd", 1.33, 0.5)
-    assert (chosen.synthesis.lr_generator, chosen.synthesis.lr_latent, chosen.synthesis.lr_meta) == (3e-3, 0.01, 0.015)
-    assert presets.fast_weights("vgg11") == (1.0, 0.5)
 
 
 def test_without_hints_ssdkd_is_itself_and_other_methods_see_logits_alone():
@@ -188,21 +183,43 @@ def test_without_hints_ssdkd_is_itself_and_other_methods_see_logits_alone():
 @pytest.mark.parametrize(("name", "batch"), [("ssdkd", 32), ("ssdkd_logits", 32), ("dfq", 64), ("cmi", 64)])
 def test_methods_of_others_have_one_batch_size_for_images_and_student(name, batch):
     config = defaults.default()
-    config.student.batch, config.synthesis.batch = 64, 32
-    assert presets.apply(config, name).synthesis.batch == batch
+    config.synthesis.batch = 32
+    config = presets.apply(config, name)
+    config.student.batch = 64  # as the command line may set it, behind the preset
+    assert build.resolved(config).synthesis.batch == batch
+
+
+@pytest.mark.parametrize(
+    ("pair", "adv", "oh"),
+    [("resnet34_resnet18", 1.33, 0.5), ("vgg11_resnet18", 1.0, 0.5), ("wrn40_2_wrn16_1", 1.1, 0.4)],
+)
+def test_what_follows_from_other_fields_follows_from_their_last_values(pair, adv, oh):
+    chosen = recipes.cifar("cifar10", f"{pair},fast_dfkd_5")
+    follows = build.resolved(chosen).synthesis
+    assert (follows.adv, follows.oh, follows.lr_meta, follows.batch) == (adv, oh, 3e-3 * 5, 256)
+    assert (follows.flip, follows.shift) == (True, 4)  # as the teacher's data
+    chosen.synthesis.update(lr_generator=1e-3, inner_steps=7, oh=0.9)
+    chosen.teacher.update(model="vgg8", shift=2)
+    follows = build.resolved(chosen).synthesis
+    assert (follows.adv, follows.oh, follows.shift) == (1.0, 0.9, 2)
+    assert follows.lr_meta == pytest.approx(7e-3)
+    assert build.resolved(build.resolved(chosen)) == build.resolved(chosen)
 
 
 def test_an_unknown_preset_is_an_error_with_the_nearest():
-    with pytest.raises(ValueError, match="Unknown method 'daffl'; did you mean 'dafl'"):
+    with pytest.raises(ValueError, match=r"method = 'daffl' is not one of ssdkd, .*; did you mean 'dafl'"):
         presets.apply(defaults.default(), "daffl")
 
 
 def test_unknown_methods_and_missing_pieces_are_one_sentence(teacher_variables):
     network = tiny.teacher_network(None)
     for fields, sentence in (
-        ({"method__name": "magic"}, "method.name = 'magic' is not one of ssdkd, fast_dfkd"),
+        ({"method__name": "magic"}, "method.name = 'magic' is not one of cmi, deepinversion, fast_dfkd"),
         ({"method__name": "given"}, "method.name = 'given' distils on given images, but none"),
-        ({"method__divergence": "l3"}, "method.divergence = 'l3' is not one of kl, l1"),
+        (
+            {"method__name": "generative", "generative__divergence": "l3"},
+            "generative.divergence = 'l3' is not one of kl, l1",
+        ),
     ):
         with pytest.raises(ValueError, match=sentence):
             build.job(tiny.make_config(**fields), tiny.INPUTS, network, teacher_variables, None)

@@ -31,7 +31,7 @@ def test_wrn_has_the_published_number_of_parameters_and_batch_norms(name, publis
     assert count == wrn_parameters(*map(int, name.removeprefix("wrn").split("_")), 10)
     assert round(count / 1e6, 3) == published
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    _, moments = jax.eval_shape(lambda v, x: teacher.apply_with_moments(network, v, x), variables, images)
+    moments = jax.eval_shape(lambda v, x: teacher.observe(network, v, x).moments, variables, images)
     assert len(moments) == norms
 
 
@@ -59,7 +59,7 @@ def test_the_zoo_has_the_peers_number_of_parameters_and_batch_norms(name, publis
     network, variables = made(10, 3)
     assert models.parameter_count(variables) == published
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    _, moments = jax.eval_shape(lambda v, x: teacher.apply_with_moments(network, v, x), variables, images)
+    moments = jax.eval_shape(lambda v, x: teacher.observe(network, v, x).moments, variables, images)
     assert len(moments) == norms
     stem, head = (leaf["kernel"].shape for leaf in ends(variables["params"]))
     assert models.parameter_count(made(7, 1)[1]) == published - 2 * 9 * stem[-1] - 3 * (head[0] + 1)

@@ -7,7 +7,7 @@ import pytest
 import tiny
 from sklearn.metrics import confusion_matrix, jaccard_score
 
-from ssdkd_jax import augment, build, fit, models, presets
+from ssdkd_jax import augment, build, checks, models, presets
 from ssdkd_jax.engine import evaluation, optimization, parallel, supervised
 from ssdkd_jax.tasks import segmentation
 from ssdkd_jax.types import Network
@@ -217,7 +217,7 @@ def test_a_model_of_the_other_task_is_one_sentence(name):
     teacher = build.network("tiny:Pixels" if dense else "tiny:Tiny", INPUTS, None)
     variables = jax.eval_shape(teacher.init, jax.random.key(0))
     with pytest.raises(ValueError, match=rf"task\.name = '{config.task.name}' takes logits .* the model '{name}'"):
-        fit.check(config, INPUTS, teacher, variables, build.network(name, INPUTS, None))
+        checks.check(config, INPUTS, teacher, variables, build.network(name, INPUTS, None))
 
 
 def test_an_unknown_task_is_an_error_that_lists_the_known_ones():

@@ -19,9 +19,9 @@ def moments_of(mean, var):
 
 def rounds_of(batches, average):
     """(what is matched, the past thereafter) of each round, as arrays [2, features]."""
-    past = [(jnp.zeros(2), jnp.zeros(2))]
-    for number, batch in enumerate(batches):
-        scratch = smoothing.begin(past, jnp.int32(number), M, average)
+    past, over = [(jnp.zeros(2), jnp.zeros(2))], smoothing.over_rounds(None, (), M, average)
+    for round_index, batch in enumerate(batches):
+        scratch = over.begin(past, jnp.int32(round_index))
         _, scratch = smoothing.smooth([moments_of(*batch[::-1])], scratch)  # an earlier step's: forgotten
         (matched,), scratch = smoothing.smooth([moments_of(*batch)], scratch)
         past = smoothing.finish(scratch)
@@ -51,9 +51,12 @@ def test_the_past_of_a_buffer_is_the_mean_over_the_rounds_that_it_holds():
 
 def test_without_a_share_of_the_past_each_batch_is_matched_alone():
     batch, past = moments_of([0.3, 0.7], [1.1, 2.3]), [(jnp.full(2, jnp.nan),) * 2]
-    (first,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.zeros(2),) * 2], jnp.int32(0), M, ALONE))
-    (alone,), _ = smoothing.smooth([batch], smoothing.begin([(jnp.ones(2),) * 2], jnp.int32(5), 0.0, ALONE))
-    (spoilt,), _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(5), M, ALONE))
+    over, none = smoothing.over_rounds(None, (), M, ALONE), smoothing.none()
+    zero = smoothing.over_rounds(None, (), 0.0, ALONE)
+    (first,), _ = over.smooth([batch], over.begin([(jnp.zeros(2),) * 2], jnp.int32(0)))
+    (alone,), _ = zero.smooth([batch], zero.begin([(jnp.ones(2),) * 2], jnp.int32(5)))
+    assert none.smooth([batch], none.begin(none.init(), jnp.int32(5))) == ([batch], ())
+    (spoilt,), _ = over.smooth([batch], over.begin(past, jnp.int32(5)))
     jax.tree.map(np.testing.assert_array_equal, first, batch)
     jax.tree.map(np.testing.assert_array_equal, alone, batch)
     assert not np.isfinite(spoilt.mean).any()
@@ -64,7 +67,8 @@ def test_the_best_match_makes_up_for_the_error_of_the_past():
     past = [(running.running_mean + error, running.running_var + error)]
     opposite = -error * M / (1 - M)
     batch = running._replace(mean=running.running_mean + opposite, var=running.running_var + opposite)
-    matched, _ = smoothing.smooth([batch], smoothing.begin(past, jnp.int32(1), M, ALONE))
+    over = smoothing.over_rounds(None, (), M, ALONE)
+    matched, _ = over.smooth([batch], over.begin(past, jnp.int32(1)))
     assert float(losses.batch_norm_match(matched)) == pytest.approx(0.0, abs=1e-6)
     assert float(losses.batch_norm_match([batch])) > 1.0
 
@@ -82,7 +86,7 @@ def test_a_round_remembers_what_the_teacher_saw_last(teacher_variables):
         key = jax.random.key(number)
         work = begin(method, key)
         for _ in range(2):
-            _, (x, *_) = loss(work.variables["params"], work.z, work, teacher_variables, student.variables)
+            x = loss(work.params, work, teacher_variables, student.variables)[1].images
             work, metrics = step(work, teacher_variables, student.variables)
         seen, share = teacher_sees(teacher_variables, x), M if number else 0
         stats = teacher_variables["batch_stats"]["BatchNorm_0"]

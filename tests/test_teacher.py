@@ -53,7 +53,7 @@ def with_moments_of(variables, images):
 def test_moments_of_a_users_own_module_are_those_of_numpy_in_order(own):
     network, variables = own
     images = tiny.images(0)
-    _, moments = teacher.apply_with_moments(network, variables, images)
+    moments = teacher.observe(network, variables, images).moments
     assert len(moments) == 2
     for m, x, name in zip(
         moments, (images, second_input(variables, images)), ("BatchNorm_0", "BatchNorm_1"), strict=True
@@ -67,7 +67,7 @@ def test_moments_of_a_users_own_module_are_those_of_numpy_in_order(own):
 def test_watching_the_moments_does_not_change_the_logits(own):
     network, variables = own
     images = tiny.images(1)
-    logits, _ = teacher.apply_with_moments(network, variables, images)
+    logits = teacher.observe(network, variables, images).logits
     np.testing.assert_array_equal(logits, network.apply(variables, images))
 
 
@@ -78,7 +78,7 @@ def test_match_is_zero_with_a_finite_gradient_for_a_batch_that_has_the_running_s
 
     @jax.jit
     def match(x, v):
-        return losses.batch_norm_match(teacher.apply_with_moments(network, v, x)[1])
+        return losses.batch_norm_match(teacher.observe(network, v, x).moments)
 
     assert match(images, matched) < 1e-5
     assert match(images, variables) > 1.0
@@ -94,25 +94,25 @@ def test_match_of_another_batch_is_the_distance_of_its_moments(own):
         stats = matched["batch_stats"][name]
         expected += np.linalg.norm(np.mean(x, (0, 1, 2)) - stats["mean"])
         expected += np.linalg.norm(np.var(x, (0, 1, 2)) - stats["var"])
-    value = losses.batch_norm_match(teacher.apply_with_moments(network, matched, other)[1])
+    value = losses.batch_norm_match(teacher.observe(network, matched, other).moments)
     assert float(value) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_teacher_without_batch_norm_warns_and_turns_the_term_off():
     variables = tiny.bound(tiny.Linear(3)).init(jax.random.key(0))
     with pytest.warns(UserWarning, match="no BatchNorm, so the BatchNorm term is off"):
-        assert teacher.check_batch_norm(variables, None) == 0.0
+        assert teacher.batch_norm_weight(teacher.has_batch_norm(variables), None) == 0.0
 
 
 def test_a_teacher_without_batch_norm_refuses_the_term_that_is_asked_for():
     variables = tiny.bound(tiny.Linear(3)).init(jax.random.key(0))
     with pytest.raises(ValueError, match=r"synthesis\.bn = 2\.0 .* no BatchNorm"):
-        teacher.check_batch_norm(variables, 2.0)
+        teacher.batch_norm_weight(teacher.has_batch_norm(variables), 2.0)
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, teacher.DEFAULT_BN_WEIGHT), (0.0, 0.0), (3.0, 3.0)])
 def test_a_teacher_with_batch_norm_takes_the_weight_as_configured(own, asked, given):
-    assert teacher.check_batch_norm(own[1], asked) == given
+    assert teacher.batch_norm_weight(teacher.has_batch_norm(own[1]), asked) == given
 
 
 def all_views(image, shift):

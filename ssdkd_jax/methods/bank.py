@@ -1,99 +1,63 @@
 """A bank that holds every image of a run and is drawn uniformly: what Fast-DFKD, DeepInversion and CMI share.
 
-It is SSD-KD's buffer with as many slots as the run makes images, phi off and no importance weights;
+It is SSD-KD's pool with as many slots as the run makes images, phi off, no eviction and no importance weights;
 shapes are static, so the bank is as large from the start as it will be in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import chex
 import jax
 import optax
 
-from ssdkd_jax import augment, generator, hints, inversion, modulation, sampler, smoothing
-from ssdkd_jax.methods import ssdkd
-from ssdkd_jax.types import Array, Batch, Key, Method, Preview, Synthesis, Variables
+from ssdkd_jax import inversion, replay_buffer, sampler
+from ssdkd_jax.generator import Start
+from ssdkd_jax.methods import LOGITS, Problem, pool
+from ssdkd_jax.methods.newcomers import Views
+from ssdkd_jax.types import Array, Key, Method, Network
+
+NO_EVICTION = replay_buffer.Eviction(half_life=0.0, epsilon=0.0)
+PRESET: Mapping[str, Any] = {  # of all that have a bank
+    **LOGITS,
+    "student.temperature": 20.0,
+    "views.count": 0,
+    "synthesis.batch": None,  # that of the student
+    "synthesis.flip": None,  # as the teacher's data were augmented
+    "synthesis.shift": None,
+}
 
 
-@chex.dataclass(frozen=True)
-class State:
-    """The bank with its generator, and what else a method remembers."""
-
-    pool: ssdkd.State
-    own: Any
-
-
-def settings(
-    *,
-    image_shape: tuple[int, int, int],
-    slots: int,
-    synthesis_batch: int,
-    student_batch: int,
-    inner_steps: int,
-    latent_size: int,
-    weights: inversion.Weights,
-    bn_past: float,
-    tx: optax.GradientTransformation,
-    tx_z: optax.GradientTransformation,
-    start: generator.Start,
-    hint: hints.Hint,
-    jitter: augment.View,
-    view: augment.View,
-    views: int,
-) -> ssdkd.Settings:
-    """SSD-KD's settings with all that is SSD-KD's switched off; see `ssdkd.Settings` for the meaning of each."""
-    return ssdkd.Settings(
-        image_shape=image_shape,
-        slots=slots,
-        synthesis_batch=synthesis_batch,
-        student_batch=student_batch,
-        inner_steps=inner_steps,
-        latent_size=latent_size,
-        class_code=0.0,
-        weights=weights,
-        bn_past=bn_past,
-        bn_average=smoothing.exponential(bn_past),
-        tx=tx,
-        tx_z=tx_z,
-        start=start,
-        phi=modulation.make(False, False, 0.0),
-        phi_clip=1.0,
-        jitter=jitter,
-        ask=modulation.ask_evenly,
-        level_classes=False,
-        half_life=0.0,
-        epsilon=0.0,
-        sampler=sampler.uniform(),
-        beta=optax.constant_schedule(0.0),
-        view=view,
-        views=views,
-        mixup=None,
-        hint=hint,
-    )
-
-
-def make(pool: Method, own: Callable[[Key], Any], synthesis: Synthesis) -> Method:
-    """The method that synthesises by `synthesis` and otherwise draws from the bank.
+def make(
+    network: Network,
+    start: Start,
+    latents: Callable[[Key, Array], Array],
+    recipe: inversion.Recipe,
+    views: Views,
+    problem: Problem,
+    slots: int | None = None,
+) -> Method:
+    """The method that inverts by `recipe` and otherwise draws from the bank.
 
     Args:
-        pool: `ssdkd.make` of the `settings` above.
-        own: key -> what the method remembers besides.
-        synthesis: over `State`.
+        network, start, latents, recipe, views: as of `pool.Pieces`.
+        slots: None for as many as the run makes images.
     """
-
-    def init(key: Key) -> State:
-        key_pool, key_own = jax.random.split(key)
-        return State(pool=pool.init(key_pool), own=own(key_own))
-
-    def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
-        return pool.sample(state.pool, teacher_variables, student_step, key)
-
-    def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
-        return pool.preview(state.pool, teacher_variables, key)
-
-    return Method(
-        init, synthesis, sample, feedback=lambda state, *_: state, preview=preview, images_made=pool.images_made
+    pieces = pool.Pieces(
+        generator=network,
+        start=start,
+        latents=latents,
+        recipe=recipe,
+        slots=problem.rounds * recipe.batch if slots is None else slots,
+        eviction=NO_EVICTION,
+        sampler=sampler.uniform(),
+        beta=optax.constant_schedule(0.0),
+        views=views,
     )
+    return pool.make(pieces, problem)._replace(feedback=lambda state, *_: state)
+
+
+def normal_latents(recipe_batch: int, shape: tuple[int, ...]) -> Callable[[Key, Array], Array]:
+    """(key, targets) -> z ~ N(0, I), [B, *shape], whatever the targets."""
+    return lambda key, targets: jax.random.normal(key, (recipe_batch, *shape))

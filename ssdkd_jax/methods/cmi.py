@@ -6,9 +6,10 @@ of two views of an image; those of the images of earlier rounds, from a memory o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import chex
 import flax.linen as nn
@@ -16,31 +17,54 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, teacher
+from ssdkd_jax import augment, generator, inversion, modulation, settings, smoothing, teacher, terms
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.methods import bank, peer_losses, ssdkd
+from ssdkd_jax.methods import Problem, bank, peer_losses, pool
+from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.models import observe
-from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Variables, Work
+
+LOCAL_AREA = 0.25
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "cmi": {
+        **bank.PRESET,
+        "synthesis.inner_steps": 200,
+        "synthesis.latent": 256,
+        "synthesis.width": 64,
+        "synthesis.lr_generator": 1e-3,
+        "synthesis.lr_latent": 1e-3,
+        "synthesis.bn": 1.0,
+        "synthesis.oh": 1.0,
+        "synthesis.adv": 0.5,
+        "schedule.distill_steps": 400,
+        "schedule.warmup": 0,
+    }
+}
 
 
-class Contrast(NamedTuple):
-    """The contrastive term.
+@settings.section("cmi")
+class Contrast:
+    """The contrastive term, as its CIFAR-10 script has it."""
 
-    Attributes:
-        weight: of the term.
-        temperature: of its softmax.
-        negatives: how many of the memory's features are drawn each round.
-        memory: slots of the memory, which the newest images enter in turn.
-        head: size of the head's two layers.
-        local: the second view of an image.
-    """
+    contrast: float = setting(0.8, "weight of the contrastive term", least=0)
+    temperature: float = setting(0.2, "of its softmax", above=0)
+    negatives: int = setting(4096, "features of earlier images drawn each round", least=1)
+    memory: int = setting(40960, "features of earlier images kept, at most", least=1)
+    head: int = setting(256, "size of the head's two layers", least=1)
 
-    weight: float
-    temperature: float
-    negatives: int
-    memory: int
-    head: int
-    local: augment.View
+
+@dataclass(frozen=True)
+class Settings:
+    """What CMI reads of a config."""
+
+    synthesis: inversion.Settings
+    weights: terms.Weights
+    generator: generator.Settings
+    latents: inversion.Latents
+    views: augment.Settings
+    cache: teacher.Cache
+    contrast: Contrast
 
 
 class Head(nn.Module):
@@ -63,103 +87,83 @@ class Memory:
     entered: Array
 
 
-def with_head(network: Network, contrast: Contrast, features: int) -> Network:
-    """The generator with the contrastive head beside it, under 'params' as 'generator' and 'head'."""
-    head = Head(contrast.head)
+@chex.dataclass(frozen=True)
+class State(pool.State):
+    """A pool's, with the head's parameters and optimiser state, and the memory."""
 
-    def init(key: Key) -> Variables:
-        key_generator, key_head = jax.random.split(key)
-        variables = network.init(key_generator)
-        own = head.init(key_head, jnp.zeros((1, features)))["params"]
-        return {**variables, "params": {"generator": variables["params"], "head": own}}
-
-    def bare(variables: Variables) -> Variables:
-        return {**variables, "params": variables["params"]["generator"]}
-
-    def train(variables: Variables, z: Array) -> tuple[Array, Variables]:
-        images, updated = network.train(bare(variables), z)
-        return images, {**updated, "params": variables["params"]}
-
-    return Network(init, lambda variables, z: network.apply(bare(variables), z), train)
+    head: Any
+    head_opt_state: Any
+    memory: Memory
 
 
-def adam_on_both(lr: float) -> optax.GradientTransformation:
-    """Adam (.5, .999), with a state of its own for the generator and for the head."""
-    adam = partial(optax.adam, lr, b1=0.5)
-    return optax.partition({"generator": adam(), "head": adam()}, {"generator": "generator", "head": "head"})
+@chex.dataclass(frozen=True)
+class ContrastiveWork(Work):
+    """An inversion's, with the memory's features [M, F] of this round, and whether each is there, bool [M]."""
+
+    negatives: Array
+    present: Array
 
 
-def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """F: channels of all BatchNorms of a network.
+def make(s: Settings, problem: Problem) -> Method:
+    """CMI as a `Method`."""
+    tx, head = s.generator.adam(), Head(s.contrast.head)
+    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
+    features = feature_count(problem.teacher, problem.inputs.image_shape)
+    recipe = inversion.Recipe(
+        batch=s.synthesis.batch,
+        inner_steps=s.synthesis.inner_steps,
+        terms=loss_terms(s, head, problem),
+        optimisers=inversion.Trained(tx, s.latents.adam(), s.generator.adam()),
+        view=s.synthesis.view(),
+        modulation=modulation.off(),
+        smoothing=smoothing.none(),
+    )
+    start, latents = generator.sequential(tx), bank.normal_latents(s.synthesis.batch, (s.generator.latent,))
+    base = bank.make(network, start, latents, recipe, Views(s.views.view(), s.cache.count), problem)
+    slots = max(min(s.contrast.memory, problem.rounds * s.synthesis.batch), s.synthesis.batch)
 
-    Raises:
-        ValueError: where it has none.
-    """
+    def init(key: Key) -> State:
+        key_pool, key_head = jax.random.split(key)
+        params = head.init(key_head, jnp.zeros((1, features)))["params"]
+        memory = Memory(features=jnp.zeros((slots, features)), entered=jnp.zeros((), jnp.int32))
+        head_opt_state = recipe.optimisers.head.init(params)
+        return State(**base.init(key_pool), head=params, head_opt_state=head_opt_state, memory=memory)
 
-    def means(key: Key) -> list[Array]:
-        call = partial(network.apply, network.init(key), jnp.zeros((1, *image_shape)))
-        return observe.layers(call, nn.BatchNorm)[1]
-
-    count = sum(x.shape[-1] for x in jax.eval_shape(means, jax.random.key(0)))
-    if not count:
-        raise ValueError("CMI compares the inputs of the teacher's BatchNorms, but the teacher has none; use another.")
-    return count
+    drawn = min(s.contrast.negatives, slots)
+    synthesis = contrastive_synthesis(base.synthesis, network, start, drawn, problem)
+    return base._replace(init=init, synthesis=synthesis)
 
 
-def make(s: ssdkd.Settings, c: Contrast, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """CMI as a `Method`.
+def contrastive_synthesis(
+    base: Synthesis, network: Network, start: generator.Start, drawn: int, problem: Problem
+) -> Synthesis:
+    """`base` with a new generator and the held head; the features of what was kept enter the memory.
 
     Args:
-        s: from `bank.settings`, with `adam_on_both` as `tx`.
+        drawn: how many of the memory's features serve as negatives.
     """
-    features = feature_count(models.teacher, s.image_shape)
-    models = models._replace(generator=with_head(models.generator, c, features))
-    pool = ssdkd.make(s, models, task, axis)
 
-    def memory(_: Key) -> Memory:
-        return Memory(features=jnp.zeros((c.memory, features)), entered=jnp.zeros((), jnp.int32))
-
-    return bank.make(pool, memory, make_synthesis(s, c, pool, models, task, axis))
-
-
-def make_synthesis(
-    s: ssdkd.Settings, c: Contrast, pool: Method, models: inversion.Models, task: Task, axis: str | None
-) -> Synthesis:
-    """Invert with a new generator and the old head; the features of what was kept enter the memory."""
-    loss = make_loss(s, c, models, task, axis)
-
-    def begin(state: bank.State, key: Key) -> inversion.Work:
+    def begin(state: State, key: Key) -> ContrastiveWork:
         key_pool, key_generator, key_negatives = jax.random.split(key, 3)
-        held, memory = state.pool.generator, state.own
-        start = anew(held, models.generator.init(key_generator), s.tx)
-        work = pool.synthesis.begin(state.pool.replace(generator=start), key_pool)
-        filled = jnp.minimum(memory.entered, c.memory)
-        drawn = jax.random.randint(key_negatives, (c.negatives,), 0, jnp.maximum(filled, 1))
-        present = jnp.full(c.negatives, filled > 0)
-        return work.replace(extra={"negatives": memory.features[drawn], "present": present})
+        work = base.begin(state.replace(generator=start.init(network.init(key_generator))), key_pool)
+        memory = state.memory
+        filled = jnp.minimum(memory.entered, memory.features.shape[0])
+        rows = jax.random.randint(key_negatives, (drawn,), 0, jnp.maximum(filled, 1))
+        work = work.replace(
+            params=work.params._replace(head=state.head), opt_state=work.opt_state._replace(head=state.head_opt_state)
+        )
+        return ContrastiveWork(**work, negatives=memory.features[rows], present=jnp.full(drawn, filled > 0))
 
     def finish(
-        work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
-    ) -> tuple[bank.State, Metrics]:
-        call = partial(models.teacher.apply, teacher_variables, work.best_images)
-        _, seen = observe.layers(call, nn.BatchNorm)
-        own = remember(state.own, parallel.all_rows(observe.instance_means(seen), axis))
-        stored, metrics = pool.synthesis.finish(work, state.pool, teacher_variables, student, key)
-        return bank.State(pool=stored, own=own), metrics
+        work: ContrastiveWork, state: State, teacher_variables: Variables, student: ModelState, key: Key
+    ) -> tuple[State, Metrics]:
+        inputs = teacher.observe(problem.teacher, teacher_variables, work.best_images).norm_inputs
+        features = parallel.all_rows(observe.instance_means(inputs), problem.axis)
+        state, metrics = base.finish(work, state, teacher_variables, student, key)
+        memory, (head, opt_state) = remember(state.memory, features), (work.params.head, work.opt_state.head)
+        return state.replace(memory=memory, head=head, head_opt_state=opt_state), metrics
 
-    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
-
-
-def anew(
-    held: generator.GeneratorState, fresh: Variables, tx: optax.GradientTransformation
-) -> generator.GeneratorState:
-    """A fresh generator and its fresh optimiser state, beside the head that is held and its own."""
-    params = {"generator": fresh["params"]["generator"], "head": held.variables["params"]["head"]}
-    opt_state = tx.init(params)
-    states = {**opt_state.inner_states, "head": held.opt_state.inner_states["head"]}
-    return generator.GeneratorState(
-        variables={**fresh, "params": params}, opt_state=opt_state._replace(inner_states=states)
-    )
+    return base._replace(begin=begin, finish=finish)
 
 
 def remember(memory: Memory, features: Array) -> Memory:
@@ -170,44 +174,49 @@ def remember(memory: Memory, features: Array) -> Memory:
     )
 
 
-def make_loss(s: ssdkd.Settings, c: Contrast, models: inversion.Models, task: Task, axis: str | None) -> Callable:
-    """bn * BN match + oh * CE + adv * adversarial + cr * contrastive (Fang et al. 2021); see `inversion.make_step`.
+def loss_terms(s: Settings, head: Head, problem: Problem) -> list[terms.Term]:
+    """bn * BN match + oh * CE + adv * adversarial + cr * contrastive (Fang et al. 2021).
 
-    The query is the local view of an image, its key the view that the other terms see; no gradient goes through keys.
+    The query is the local view of an image, its key the view that the other terms take; no gradient goes through keys.
     """
-    head = Head(c.head)
+    axis, local = problem.axis, augment.resized_crop(LOCAL_AREA)
 
-    def project(params: Any, features: Array) -> Array:
-        return head.apply({"params": params["head"]}, features)
+    def contrast(o: terms.Observation) -> Array:
+        project = partial(head.apply, {"params": o.params.head})
+        views = local_views(local, o.work.key, o.images, axis)
+        queries = teacher.observe(problem.teacher, o.teacher_variables, views).norm_inputs
+        positives = parallel.all_rows(jax.lax.stop_gradient(observe.instance_means(o.teacher.norm_inputs)), axis)
+        keys = jax.lax.stop_gradient(project(jnp.concatenate([positives, o.work.negatives])))
+        rows = parallel.local_rows(jnp.arange(positives.shape[0]), axis)
+        present = jnp.concatenate([jnp.ones(positives.shape[0], bool), o.work.present])
+        queries = project(observe.instance_means(queries))
+        return peer_losses.contrastive(queries, keys, rows, present, s.contrast.temperature)
 
-    def loss(
-        params: Any, z: Array, work: inversion.Work, teacher_variables: Variables, student_variables: Variables
-    ) -> tuple[Array, tuple]:
-        x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
-        look = partial(teacher.apply_with_moments, models.teacher, teacher_variables, axis=axis)
-        (f_t, moments), shared = observe.layers(partial(look, seen), nn.BatchNorm)
-        f_s = models.student.apply(student_variables, seen)
-        _, local = observe.layers(partial(look, local_view(c.local, work, x, axis)), nn.BatchNorm)
-
-        bn = inversion.match(moments)
-        oh = task.target_loss(f_t, work.targets).mean()
-        adv = task.adversarial_loss(f_t, f_s).mean()
-
-        queries = project(params, observe.instance_means(local))
-        positives = parallel.all_rows(jax.lax.stop_gradient(observe.instance_means(shared)), axis)
-        keys = jax.lax.stop_gradient(project(params, jnp.concatenate([positives, work.extra["negatives"]])))
-        own = parallel.local_rows(jnp.arange(positives.shape[0]), axis)
-        present = jnp.concatenate([jnp.ones(positives.shape[0], bool), work.extra["present"]])
-        cr = peer_losses.contrastive(queries, keys, own, present, c.temperature).mean()
-
-        total = s.weights.bn * bn + s.weights.oh * oh + s.weights.adv * adv + c.weight * cr
-        return total, (x, variables, {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "cr": cr})
-
-    return loss
+    usual = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
+    return [*usual, terms.Term("cr", s.contrast.contrast, contrast)]
 
 
-def local_view(view: augment.View, work: inversion.Work, images: Array, axis: str | None) -> Array:
-    """The second view of each image, [B, H, W, D]."""
-    key = jax.random.fold_in(jax.random.wrap_key_data(work.key), 1)
-    keys = jax.random.split(key, images.shape[0] * parallel.device_count(axis))
-    return jax.vmap(view)(parallel.local_rows(keys, axis), images)
+def local_views(view: augment.View, key: Array, images: Array, axis: str | None) -> Array:
+    """The second view of each image, [B, H, W, D].
+
+    Args:
+        key: key data of the step, the same on all devices.
+    """
+    second = jax.random.fold_in(jax.random.wrap_key_data(key), 1)
+    return inversion.random_views(view, jax.random.key_data(second), images, axis)
+
+
+def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
+    """F: channels of all BatchNorms of a network.
+
+    Raises:
+        ValueError: where it has none.
+    """
+
+    def inputs(key: Key) -> list[Array]:
+        return teacher.observe(network, network.init(key), jnp.zeros((1, *image_shape))).norm_inputs
+
+    count = sum(x.shape[-1] for x in jax.eval_shape(inputs, jax.random.key(0)))
+    if not count:
+        raise ValueError("CMI compares the inputs of the teacher's BatchNorms, but the teacher has none; use another.")
+    return count

@@ -5,28 +5,80 @@ The pixels take the place of the latents z, and the generator is the map from no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import generator, inversion, modulation, smoothing, teacher
-from ssdkd_jax.methods import bank, peer_losses, ssdkd
-from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Task, Variables
+from ssdkd_jax import augment, generator, inversion, modulation, settings, smoothing, teacher, terms
+from ssdkd_jax.methods import Problem, bank, peer_losses
+from ssdkd_jax.methods.newcomers import Views
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Method, Network
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "deepinversion": {
+        **bank.PRESET,
+        "synthesis.inner_steps": 1000,
+        "synthesis.bn": 10.0,
+        "synthesis.oh": 1.0,
+        "synthesis.adv": 1.0,
+        "schedule.distill_steps": 400,
+        "schedule.warmup": 0,
+    }
+}
 
 
-class Prior(NamedTuple):
-    """What DeepInversion adds to the three inversion terms.
+@settings.section("deepinversion")
+class Prior:
+    """What DeepInversion adds to the three usual terms, and how it descends them (its CIFAR-10 script)."""
 
-    Attributes:
-        tv: weight of total variation.
-        temperature: T of the Jensen-Shannon term.
-    """
+    lr_pixels: float = setting(0.1, "Adam's learning rate, on normalised pixels", above=0)
+    tv: float = setting(1e-3, "weight of total variation", least=0)
+    temperature: float = setting(3.0, "of the Jensen-Shannon divergence", above=0)
 
-    tv: float
-    temperature: float
+
+@dataclass(frozen=True)
+class Settings:
+    """What DeepInversion reads of a config."""
+
+    synthesis: inversion.Settings
+    weights: terms.Weights
+    views: augment.Settings
+    cache: teacher.Cache
+    prior: Prior
+
+
+def make(s: Settings, problem: Problem) -> Method:
+    """DeepInversion as a `Method`: each batch starts from noise of the data's mean and variance."""
+    inputs, moments = problem.inputs, (problem.inputs.mean, problem.inputs.std)
+    recipe = inversion.Recipe(
+        batch=s.synthesis.batch,
+        inner_steps=s.synthesis.inner_steps,
+        terms=loss_terms(s, problem),
+        optimisers=inversion.Trained(optax.identity(), adam_on_pixels(s.prior.lr_pixels, *moments), optax.identity()),
+        view=s.synthesis.view(),
+        modulation=modulation.off(),
+        smoothing=smoothing.none(),
+    )
+    start = generator.sequential(optax.identity())
+    latents = bank.normal_latents(s.synthesis.batch, inputs.image_shape)
+    return bank.make(pixels(*moments), start, latents, recipe, Views(s.views.view(), s.cache.count), problem)
+
+
+def loss_terms(s: Settings, problem: Problem) -> list[terms.Term]:
+    """bn * BN match + oh * CE + adv (1 - JS) + tv * TV (Yin et al. 2020)."""
+    bn, oh, adv = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
+    competition = partial(peer_losses.competition, temperature=s.prior.temperature)
+    return [
+        bn,
+        oh,
+        adv._replace(value=lambda o: competition(o.teacher.logits, o.student_logits)),
+        terms.Term("tv", s.prior.tv, lambda o: peer_losses.total_variation(o.images, problem.axis)),
+    ]
 
 
 def pixels(mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -47,66 +99,3 @@ def adam_on_pixels(lr: float, mean: Sequence[float], std: Sequence[float]) -> op
         return jnp.clip(z + updates, -mean / std, (1.0 - mean) / std) - z
 
     return optax.chain(optax.adam(lr, b1=0.5, b2=0.99), optax.stateless(into_range))
-
-
-def make(s: ssdkd.Settings, prior: Prior, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """DeepInversion as a `Method`.
-
-    Args:
-        s: from `bank.settings`, with `adam_on_pixels` as `tx_z`.
-        models: with `pixels` as the generator.
-    """
-    s = s._replace(tx=optax.identity(), start=generator.sequential(optax.identity()))
-    pool = ssdkd.make(s, models, task, axis)
-    return bank.make(pool, lambda key: (), make_synthesis(s, prior, pool, models, task, axis))
-
-
-def make_synthesis(
-    s: ssdkd.Settings, prior: Prior, pool: Method, models: inversion.Models, task: Task, axis: str | None
-) -> Synthesis:
-    """Start from noise of the data's mean and variance, and optimise it for `s.inner_steps`."""
-    loss = make_loss(s, prior, models, task, axis)
-
-    def begin(state: bank.State, key: Key) -> inversion.Work:
-        key_targets, key_z, key_views = jax.random.split(key, 3)
-        even = modulation.ask_evenly(jnp.zeros(task.classes), s.synthesis_batch)
-        work = inversion.begin(
-            state.pool.generator,
-            state.pool.generator.opt_state,
-            task.targets(key_targets, even, s.synthesis_batch),
-            jax.random.normal(key_z, (s.synthesis_batch, *s.image_shape)),
-            jnp.zeros(task.classes),
-            key_views,
-            image_shape=s.image_shape,
-            tx_z=s.tx_z,
-            axis=axis,
-        )
-        return work.replace(smoothing=smoothing.begin(state.pool.past, state.pool.round, s.bn_past, s.bn_average))
-
-    def finish(
-        work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
-    ) -> tuple[bank.State, Metrics]:
-        stored, metrics = pool.synthesis.finish(work, state.pool, teacher_variables, student, key)
-        return state.replace(pool=stored), metrics
-
-    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
-
-
-def make_loss(s: ssdkd.Settings, prior: Prior, models: inversion.Models, task: Task, axis: str | None) -> Callable:
-    """bn * BN match + oh * CE + adv (1 - JS) + tv * TV (Yin et al. 2020); see `inversion.make_step`."""
-
-    def loss(
-        params: Any, z: Array, work: inversion.Work, teacher_variables: Variables, student_variables: Variables
-    ) -> tuple[Array, tuple]:
-        x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
-        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
-        f_s = models.student.apply(student_variables, seen)
-
-        bn = inversion.match(moments)
-        oh = task.target_loss(f_t, work.targets).mean()
-        adv = peer_losses.competition(f_t, f_s, prior.temperature).mean()
-        tv = peer_losses.total_variation(x, axis)
-        total = s.weights.bn * bn + s.weights.oh * oh + s.weights.adv * adv + prior.tv * tv
-        return total, (x, variables, {"inversion": total, "bn": bn, "oh": oh, "adv": adv, "tv": tv})
-
-    return loss

@@ -8,62 +8,84 @@ independently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
 
-from ssdkd_jax import inversion, smoothing, teacher
-from ssdkd_jax.methods import bank, ssdkd
-from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Synthesis, Task, Variables
+from ssdkd_jax import augment, generator, inversion, modulation, smoothing, teacher, terms
+from ssdkd_jax.methods import Problem, bank
+from ssdkd_jax.methods.newcomers import Views
+from ssdkd_jax.types import Method
 
-
-def make(s: ssdkd.Settings, adv_from: int, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """Fast-DFKD as a `Method`.
-
-    Args:
-        s: from `bank.settings`.
-        adv_from: the first round with the adversarial term.
-    """
-    pool = ssdkd.make(s, models, task, axis)
-    return bank.make(pool, lambda key: (), make_synthesis(s, adv_from, pool, models, task, axis))
+BY_FAMILY = {"resnet": (1.33, 0.5), "vgg": (1.0, 0.5), "wrn": (1.1, 0.4)}  # its scripts: adv, oh by the teacher
 
 
-def make_synthesis(
-    s: ssdkd.Settings, adv_from: int, pool: Method, models: inversion.Models, task: Task, axis: str | None
-) -> Synthesis:
-    """Invert from the meta start; the scratch state carries the weight of the adversarial term."""
-    loss = make_loss(s, models, task, axis)
-
-    def begin(state: bank.State, key: Key) -> inversion.Work:
-        work = pool.synthesis.begin(state.pool, key)
-        return work.replace(extra=jnp.where(state.pool.round >= adv_from, s.weights.adv, 0.0))
-
-    def finish(
-        work: inversion.Work, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
-    ) -> tuple[bank.State, Metrics]:
-        stored, metrics = pool.synthesis.finish(work, state.pool, teacher_variables, student, key)
-        return state.replace(pool=stored), metrics
-
-    return Synthesis(begin, inversion.make_step(loss, s.tx, s.tx_z, axis), finish, s.inner_steps, loss)
+def _preset(inner_steps: int, lr_latent: float, lr_generator: float) -> dict[str, Any]:
+    return {
+        **bank.PRESET,
+        "synthesis.inner_steps": inner_steps,
+        "synthesis.latent": 256,
+        "synthesis.width": 64,
+        "synthesis.lr_latent": lr_latent,
+        "synthesis.lr_generator": lr_generator,
+        "synthesis.lr_meta": None,  # lr_generator x inner_steps
+        "synthesis.start": "first_order",
+        "synthesis.bn": 10.0,
+        "synthesis.bn_past": 0.9,
+        "synthesis.oh": None,  # by the teacher's family
+        "synthesis.adv": None,
+    }
 
 
-def make_loss(s: ssdkd.Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable:
-    """bn * smoothed BN match + oh * CE + adv * adversarial (Fang et al. 2022); see `inversion.make_step`."""
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "fast_dfkd_2": _preset(2, 0.015, 5e-3),
+    "fast_dfkd_5": _preset(5, 0.01, 3e-3),
+    "fast_dfkd_10": _preset(10, 0.01, 2e-3),
+}
 
-    def loss(
-        params: Any, z: Array, work: inversion.Work, teacher_variables: Variables, student_variables: Variables
-    ) -> tuple[Array, tuple]:
-        x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
-        f_t, moments = teacher.apply_with_moments(models.teacher, teacher_variables, seen, axis)
-        f_s = models.student.apply(student_variables, seen)
-        matched, smoothed = smoothing.smooth(moments, work.smoothing)
 
-        bn = inversion.match(matched)
-        oh = task.target_loss(f_t, work.targets).mean()
-        adv = task.adversarial_loss(f_t, f_s).mean()
-        total = s.weights.bn * bn + s.weights.oh * oh + work.extra * adv
-        metrics = {"inversion": total, "bn": bn, "oh": oh, "adv": adv}
-        return total, (x, variables, metrics, smoothed)
+@dataclass(frozen=True)
+class Settings:
+    """What Fast-DFKD reads of a config."""
 
-    return loss
+    synthesis: inversion.Settings
+    weights: terms.Weights
+    smoothing: smoothing.Settings
+    generator: generator.Settings
+    start: generator.StartSettings
+    latents: inversion.Latents
+    views: augment.Settings
+    cache: teacher.Cache
+
+
+def derived(config: ConfigDict) -> dict[str, float]:
+    """The weights of the teacher's family; those of wide residual networks for any other."""
+    adv, oh = next((w for name, w in BY_FAMILY.items() if config.teacher.model.startswith(name)), BY_FAMILY["wrn"])
+    return {"adv": adv, "oh": oh}
+
+
+def make(s: Settings, problem: Problem) -> Method:
+    """Fast-DFKD as a `Method`; the adversarial term sets in with the student's first steps."""
+    tx = s.generator.adam()
+    bn, oh, adv = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
+    recipe = inversion.Recipe(
+        batch=s.synthesis.batch,
+        inner_steps=s.synthesis.inner_steps,
+        terms=[bn, oh, adv._replace(weight=lambda rounds: jnp.where(rounds >= problem.warmup, adv.weight, 0.0))],
+        optimisers=inversion.Trained(tx, s.latents.adam(), optax.identity()),
+        view=s.synthesis.view(),
+        modulation=modulation.off(),
+        smoothing=smoothing.over_rounds(
+            problem.teacher,
+            problem.inputs.image_shape,
+            s.smoothing.bn_past,
+            smoothing.exponential(s.smoothing.bn_past),
+        ),
+    )
+    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
+    latents = bank.normal_latents(s.synthesis.batch, (s.generator.latent,))
+    return bank.make(network, s.start.make(tx), latents, recipe, Views(s.views.view(), s.cache.count), problem)

@@ -12,140 +12,170 @@ A round is one or a few generator steps, then some student steps, each on images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, teacher
+from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, terms
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.hints import Hint
-from ssdkd_jax.methods import peer_losses
-from ssdkd_jax.models import observe
-from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Preview, Synthesis, Task, Variables
+from ssdkd_jax.methods import LOGITS, Problem, peer_losses
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Network, Preview, Synthesis, Variables, Work
 
 PREVIEWED = 1000
+DIVERGENCES = {"kl": losses.kl_divergence, "l1": peer_losses.l1}
 
 
-class Weights(NamedTuple):
-    """Weights of the generator's terms; one of weight 0 is off."""
+def _preset(distill_steps: int, **synthesis: float) -> dict[str, Any]:
+    """What the four share: one generator step a round on unaugmented images, and every term off but those given."""
+    weights = {"bn": 0.0, "oh": 0.0, "adv": 0.0, "latent": 256, **synthesis}
+    return {
+        **LOGITS,
+        "student.temperature": 1.0,
+        "synthesis.batch": None,  # that of the student
+        "synthesis.inner_steps": 1,
+        "synthesis.width": 64,
+        "synthesis.lr_generator": 1e-3,
+        "synthesis.flip": False,
+        "synthesis.shift": 0,
+        **{f"synthesis.{name}": value for name, value in weights.items()},
+        "generative.balance": 0.0,
+        "generative.activation": 0.0,
+        "generative.divergence": "kl",
+        "schedule.distill_steps": distill_steps,
+        "schedule.warmup": 0,
+    }
 
-    bn: float
-    oh: float
-    adv: float
-    balance: float
-    activation: float
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "dafl": _preset(5, oh=1.0, latent=512) | {"generative.balance": 20.0, "generative.activation": 1e-3},
+    "zskt": _preset(10, adv=1.0) | {"student.attention": 250.0},
+    "dfad": _preset(5, adv=1.0) | {"generative.divergence": "l1"},
+    "dfq": _preset(10, bn=1.0, oh=1.0, adv=1.0) | {"generative.balance": 20.0},
+}
 
 
-class Settings(NamedTuple):
-    """The pieces of a memoryless method.
+@settings.section("generative")
+class Game:
+    """What the four methods differ in beside the weights of the usual terms."""
 
-    Attributes:
-        image_shape: (H, W, D).
-        synthesis_batch, student_batch: global batches of the two players.
-        inner_steps: generator steps per round, on one batch of latents.
-        latent_size: Z.
-        weights: of the generator's terms.
-        divergence: (teacher logits, student logits) -> [B], what the generator maximises.
-        hint: what the student is shown of the teacher beside its logits.
-        tx: the generator's optimiser.
-        jitter: the view that teacher and student take of an image in the generator's loss.
-        view: augmentation of the student's images.
-    """
+    balance: float = setting(0.0, "weight of the batch's class balance", least=0)
+    activation: float = setting(0.0, "weight of the teacher's last features", least=0)
+    divergence: str = setting(
+        "kl", "what the generator maximises; l1 is also what the student then minimises", choices=tuple(DIVERGENCES)
+    )
 
-    image_shape: tuple[int, int, int]
-    synthesis_batch: int
-    student_batch: int
-    inner_steps: int
-    latent_size: int
-    weights: Weights
-    divergence: Callable[[Array, Array], Array]
-    hint: Hint
-    tx: optax.GradientTransformation
-    jitter: augment.View
-    view: augment.View
+
+@dataclass(frozen=True)
+class Settings:
+    """What a memoryless method reads of a config."""
+
+    synthesis: inversion.Settings
+    weights: terms.Weights
+    generator: generator.Settings
+    views: augment.Settings
+    game: Game
 
 
 @chex.dataclass(frozen=True)
 class State:
-    """All that such a method remembers: its generator."""
+    """All that such a method remembers: its generator, and how many rounds it has played, int32 []."""
 
     generator: generator.GeneratorState
+    round: Array
 
 
-def make(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """A memoryless method as a `Method`."""
-    start = generator.sequential(s.tx)
+def make(s: Settings, problem: Problem) -> Method:
+    """A memoryless method as a `Method`.
+
+    Raises:
+        ValueError: for an unknown divergence, or where every term is off.
+    """
+    divergence = settings.chosen(DIVERGENCES, "generative.divergence", s.game.divergence)
+    tx, task = s.generator.adam(), problem.task
+    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
+    start, inner = generator.sequential(tx), s.synthesis
+    recipe = inversion.Recipe(
+        batch=inner.batch,
+        inner_steps=inner.inner_steps,
+        terms=loss_terms(s, divergence, problem),
+        optimisers=inversion.Trained(tx, optax.set_to_zero(), optax.identity()),
+        view=inner.view(),
+        modulation=modulation.off(),
+        smoothing=smoothing.none(),
+    )
     return Method(
-        init=lambda key: State(generator=start.init(models.generator.init(key))),
-        synthesis=make_synthesis(s, start, models, task, axis),
-        sample=make_sample(s, models, axis),
+        init=lambda key: State(generator=start.init(network.init(key)), round=jnp.zeros((), jnp.int32)),
+        synthesis=make_synthesis(recipe, start, network, s.generator.latent, problem),
+        sample=make_sample(s, network, problem),
         feedback=lambda state, *_: state,
-        preview=make_preview(s, models, task, axis),
-        images_made=lambda rounds, steps: rounds * s.inner_steps * s.synthesis_batch + steps * s.student_batch,
+        distillation_loss=peer_losses.l1 if divergence is peer_losses.l1 else task.distillation_loss,
+        preview=make_preview(s, network, problem),
+        images_made=lambda rounds, steps: rounds * inner.inner_steps * inner.batch + steps * problem.student_batch,
     )
 
 
 def make_synthesis(
-    s: Settings, start: generator.Start, models: inversion.Models, task: Task, axis: str | None
+    recipe: inversion.Recipe, start: generator.Start, network: Network, latent: int, problem: Problem
 ) -> Synthesis:
-    """`s.inner_steps` steps of the generator."""
-    loss = make_loss(s, models, task, axis)
+    """The generator's steps, on one batch of latents a round."""
+    networks = inversion.Networks(network, problem.teacher, problem.student)
+    loss = inversion.make_loss(recipe, networks, problem.task, problem.axis)
 
-    def begin(state: State, key: Key) -> inversion.Work:
+    def begin(state: State, key: Key) -> Work:
         key_z, key_views = jax.random.split(key)
         return inversion.begin(
+            recipe,
             state.generator,
             start.open(state.generator),
-            jnp.zeros(s.synthesis_batch, jnp.int32),
-            jax.random.normal(key_z, (s.synthesis_batch, s.latent_size)),
-            jnp.zeros(task.classes),
+            jax.random.normal(key_z, (recipe.batch, latent)),
+            jnp.zeros(recipe.batch, jnp.int32),
+            jnp.zeros(problem.task.classes),
+            state.round,
+            recipe.smoothing.init(),
             key_views,
-            image_shape=s.image_shape,
-            tx_z=optax.set_to_zero(),
-            axis=axis,
+            image_shape=problem.inputs.image_shape,
+            axis=problem.axis,
         )
 
     def finish(
-        work: inversion.Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
+        work: Work, state: State, teacher_variables: Variables, student: ModelState, key: Key
     ) -> tuple[State, Metrics]:
         del teacher_variables, student, key
-        return State(generator=start.close(state.generator, work.variables, work.opt_state, work.summed)), {}
+        closed = start.close(state.generator, work.generator_variables, work.opt_state.generator, work.summed)
+        return State(generator=closed, round=state.round + 1), {}
 
-    return Synthesis(begin, inversion.make_step(loss, s.tx, optax.set_to_zero(), axis), finish, s.inner_steps, loss)
-
-
-def make_loss(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable:
-    """The weighted sum of the five terms; see `inversion.make_step`. The class target is the teacher's own argmax."""
-
-    def loss(
-        params: Any, z: Array, work: inversion.Work, teacher_variables: Variables, student_variables: Variables
-    ) -> tuple[Array, tuple]:
-        x, seen, variables = inversion.generate(models.generator, s.jitter, params, z, work, axis)
-        look = partial(teacher.apply_with_moments, models.teacher, teacher_variables, seen, axis)
-        (f_t, moments), features = observe.layers(look, nn.Dense)
-        f_s = models.student.apply(student_variables, seen)
-
-        terms = {
-            "bn": lambda: inversion.match(moments),
-            "oh": lambda: task.target_loss(f_t, task.class_probabilities(f_t).argmax(-1)).mean(),
-            "adv": lambda: -s.divergence(f_t, f_s).mean(),
-            "balance": lambda: peer_losses.class_balance(task.class_probabilities(f_t), axis),
-            "activation": lambda: peer_losses.activation(last(features)).mean(),
-        }
-        active = {name: term() for name, term in terms.items() if getattr(s.weights, name)}
-        total = jnp.sum(jnp.stack([getattr(s.weights, name) * term for name, term in active.items()]))
-        return total, (x, variables, {"inversion": total, **active})
-
-    return loss
+    step = inversion.make_step(loss, recipe.optimisers, problem.axis)
+    return Synthesis(begin, step, finish, recipe.inner_steps, loss)
 
 
-def last(features: Sequence[Array]) -> Array:
+def loss_terms(s: Settings, divergence: Callable[[Array, Array], Array], problem: Problem) -> list[terms.Term]:
+    """The five terms; the class target is the teacher's own argmax."""
+    task, weights = problem.task, s.weights.allowed(problem.has_batch_norm)
+
+    def certainty(o: terms.Observation) -> Array:
+        return task.target_loss(o.teacher.logits, task.class_probabilities(o.teacher.logits).argmax(-1))
+
+    def balance(o: terms.Observation) -> Array:
+        return peer_losses.class_balance(task.class_probabilities(o.teacher.logits), problem.axis)
+
+    return [
+        terms.batch_norm_term(weights.bn),
+        terms.Term("oh", weights.oh, certainty),
+        terms.Term("adv", weights.adv, lambda o: -divergence(o.teacher.logits, o.student_logits)),
+        terms.Term("balance", s.game.balance, balance),
+        terms.Term(
+            "activation", s.game.activation, lambda o: peer_losses.activation(last_features(o.teacher.dense_inputs))
+        ),
+    ]
+
+
+def last_features(features: Sequence[Array]) -> Array:
     """The input of the classifier.
 
     Raises:
@@ -158,39 +188,41 @@ def last(features: Sequence[Array]) -> Array:
     return features[-1]
 
 
-def make_sample(s: Settings, models: inversion.Models, axis: str | None) -> Callable[..., Batch]:
+def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[State, Variables, Array, Key], Batch]:
     """(state, teacher variables, student step, key) -> Batch, made for this step alone."""
+    axis, batch, view = problem.axis, problem.student_batch, s.views.view()
 
     def sample(state: State, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         key_z, key_views = jax.random.split(key)
-        x = images(models, state, key_z, s.student_batch, s.latent_size, axis)
-        keys = parallel.local_rows(jax.random.split(key_views, s.student_batch), axis)
-        x = jax.vmap(s.view)(keys, x)
-        f_t, hints = s.hint.observe(models.teacher.apply, teacher_variables, x)
+        x = images(network, state, key_z, batch, s.generator.latent, axis)
+        keys = parallel.local_rows(jax.random.split(key_views, batch), axis)
+        x = jax.vmap(view)(keys, x)
+        f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, x)
         return Batch(
             images=x,
             teacher_logits=f_t,
             weights=jnp.ones(x.shape[0]),
-            slots=jnp.zeros(s.student_batch, jnp.int32),
+            slots=jnp.zeros(batch, jnp.int32),
             hints=hints,
         )
 
     return sample
 
 
-def images(models: inversion.Models, state: State, key: Key, count: int, latent_size: int, axis: str | None) -> Array:
+def images(network: Network, state: State, key: Key, count: int, latent_size: int, axis: str | None) -> Array:
     """This device's part of `count` new images; BatchNorm takes their own statistics, as in the generator's steps."""
     z = parallel.local_rows(jax.random.normal(key, (count, latent_size)), axis)
-    return models.generator.train(state.generator.variables, z)[0]
+    return network.train(state.generator.variables, z)[0]
 
 
-def make_preview(s: Settings, models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Preview]:
+def make_preview(s: Settings, network: Network, problem: Problem) -> Callable[[State, Variables, Key], Preview]:
     """(state, teacher variables, key) -> about `PREVIEWED` new images over all devices."""
+    axis = problem.axis
 
     def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
         count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
-        x = images(models, state, key, count, s.latent_size, axis)
-        probabilities = task.class_probabilities(models.teacher.apply(teacher_variables, x))
+        x = images(network, state, key, count, s.generator.latent, axis)
+        probabilities = problem.task.class_probabilities(problem.teacher.apply(teacher_variables, x))
         label = probabilities.argmax(-1).astype(jnp.int32)
         return Preview(images=augment.to_uint8(x), label=label, confidence=probabilities.max(-1))
 

@@ -2,72 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from ssdkd_jax import augment, inversion, replay_buffer
+from ssdkd_jax import augment, generator, inversion, modulation, replay_buffer, settings, smoothing
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.methods import bank, ssdkd
-from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Preview, Synthesis, Task, Variables
+from ssdkd_jax.methods import Problem, bank, pool
+from ssdkd_jax.methods.deepinversion import pixels
+from ssdkd_jax.methods.newcomers import Views
+from ssdkd_jax.settings import setting
+from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Preview, Synthesis, Variables
 
 PREVIEWED = 1000
+ORDER = 1
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "real": {"given.images": -1, "schedule.warmup": 0},
+    "real_small": {"given.images": 0, "schedule.warmup": 0},
+}
 
 
-def make(s: ssdkd.Settings, images: np.ndarray, models: inversion.Models, task: Task, axis: str | None) -> Method:
-    """Uniform draws from `images`, uint8 [N, H, W, D], under the student's views, the teacher in the loop.
+@settings.section("given")
+class Images:
+    """Which images."""
 
-    Args:
-        s: from `bank.settings`, with as many slots as there are images and no cached views.
+    images: int = setting(0, "real images that it distils on; 0 for as many as the buffer holds, -1 for all", least=-1)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the yardstick reads of a config."""
+
+    given: Images
+    buffer: replay_buffer.Size
+    views: augment.Settings
+
+
+def make(s: Settings, problem: Problem) -> Method:
+    """Uniform draws from the given images under the student's views, the teacher in the loop.
 
     Raises:
-        ValueError: where there are fewer images than a batch.
+        ValueError: where there are fewer images than a batch, or none.
     """
-    if len(images) < s.student_batch:
+    images = problem.images
+    if images is None:
+        raise ValueError("method.name = 'given' distils on given images, but none were handed to build.job.")
+    if len(images) < problem.student_batch:
         raise ValueError(
-            f"{len(images)} given images are fewer than student.batch = {s.student_batch}; lower the batch size."
+            f"{len(images)} given images are fewer than student.batch = {problem.student_batch}; lower the batch size."
         )
-    pool = ssdkd.make(s, models, task, axis)
+    base = bank.make(
+        pixels((0.0,), (1.0,)),
+        generator.sequential(optax.identity()),
+        bank.normal_latents(1, problem.inputs.image_shape),
+        no_inversion(),
+        Views(s.views.view(), 0),
+        problem,
+        slots=len(images),
+    )
 
-    def init(key: Key) -> bank.State:
-        empty = pool.init(key)
-        rows = empty.buffer.shards.rows
+    def init(key: Key) -> pool.State:
+        empty = base.init(key)
+        rows, index = empty.buffer.shards.rows, empty.buffer.index
         filled = np.pad(images, ((0, rows.images.shape[0] - len(images)), (0, 0), (0, 0), (0, 0)))
-        index = empty.buffer.index
-        buffer = empty.buffer.replace(
-            index=index.replace(label=jnp.zeros_like(index.label)),
-            shards=empty.buffer.shards.replace(rows=rows.replace(images=jnp.asarray(filled, jnp.uint8))),
-        )
-        return bank.State(pool=empty.replace(buffer=buffer), own=())
+        shards = empty.buffer.shards.replace(rows=rows.replace(images=jnp.asarray(filled, jnp.uint8)))
+        index = index.replace(label=jnp.zeros_like(index.label))
+        return empty.replace(buffer=empty.buffer.replace(index=index, shards=shards))
 
-    method = bank.make(pool, lambda key: (), nothing())
-    return method._replace(init=init, preview=make_preview(models, task, axis), images_made=lambda rounds, steps: 0)
-
-
-def nothing() -> Synthesis:
-    """A synthesis that makes nothing."""
-
-    def finish(
-        work: Array, state: bank.State, teacher_variables: Variables, student: ModelState, key: Key
-    ) -> tuple[bank.State, Metrics]:
-        return state.replace(pool=state.pool.replace(round=state.pool.round + 1)), {}
-
-    return Synthesis(
-        begin=lambda state, key: state.pool.round, step=lambda work, *_: (work, {}), finish=finish, steps=1
+    return base._replace(
+        init=init, synthesis=no_synthesis(), preview=make_preview(problem), images_made=lambda rounds, steps: 0
     )
 
 
-def make_preview(models: inversion.Models, task: Task, axis: str | None) -> Callable[..., Preview]:
-    """(state, teacher variables, key) -> about `PREVIEWED` of the images, over all devices."""
+def no_inversion() -> inversion.Recipe:
+    """The recipe of a pool that inverts nothing."""
+    identity = optax.identity()
+    view = augment.make(False, 0)
+    optimisers = inversion.Trained(identity, identity, identity)
+    return inversion.Recipe(1, 0, [], optimisers, view, modulation.off(), smoothing.none())
 
-    def preview(state: bank.State, teacher_variables: Variables, key: Key) -> Preview:
-        buffer = state.pool.buffer
+
+def no_synthesis() -> Synthesis:
+    """A synthesis that makes nothing."""
+
+    def finish(
+        work: Array, state: pool.State, teacher_variables: Variables, student: ModelState, key: Key
+    ) -> tuple[pool.State, Metrics]:
+        return state.replace(round=state.round + 1), {}
+
+    return Synthesis(begin=lambda state, key: state.round, step=lambda work, *_: (work, {}), finish=finish, steps=1)
+
+
+def make_preview(problem: Problem) -> Callable[[pool.State, Variables, Key], Preview]:
+    """(state, teacher variables, key) -> about `PREVIEWED` of the images, over all devices."""
+    axis = problem.axis
+
+    def preview(state: pool.State, teacher_variables: Variables, key: Key) -> Preview:
         count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
-        slots = jax.random.randint(key, (count,), 0, buffer.index.label.shape[0])
-        images = replay_buffer.take(buffer, slots, axis).images
-        probabilities = task.class_probabilities(models.teacher.apply(teacher_variables, augment.to_float(images)))
+        slots = jax.random.randint(key, (count,), 0, state.buffer.index.label.shape[0])
+        images = replay_buffer.take(state.buffer, slots, axis).images
+        logits = problem.teacher.apply(teacher_variables, augment.to_float(images))
+        probabilities = problem.task.class_probabilities(logits)
         label = probabilities.argmax(-1).astype(jnp.int32)
         return Preview(images=images, label=label, confidence=probabilities.max(-1))
 

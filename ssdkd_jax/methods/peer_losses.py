@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +14,7 @@ from ssdkd_jax.types import Array
 
 def jensen_shannon(teacher_logits: Array, student_logits: Array, temperature: float) -> Array:
     """JS divergence of the two softmaxes at temperature T, in nats: at most log 2."""
+    chex.assert_equal_shape((teacher_logits, student_logits))
     log_t = jax.nn.log_softmax(teacher_logits / temperature)
     log_s = jax.nn.log_softmax(student_logits / temperature)
     log_m = jnp.logaddexp(log_t, log_s) - jnp.log(2.0)
@@ -27,6 +29,7 @@ def competition(teacher_logits: Array, student_logits: Array, temperature: float
 
 def l1(teacher_logits: Array, student_logits: Array) -> Array:
     """|f_t - f_s| on the logits, mean over the classes and, for dense tasks, the pixels (DFAD, Fang et al. 2019)."""
+    chex.assert_equal_shape((teacher_logits, student_logits))
     return jnp.abs(teacher_logits - student_logits).mean(tuple(range(1, teacher_logits.ndim)))
 
 
@@ -66,5 +69,7 @@ def contrastive(queries: Array, keys: Array, positives: Array, present: Array, t
         positives: int [B], which key belongs to which query.
         present: bool [K], False where a key is to be passed over.
     """
+    chex.assert_shape(queries, (*positives.shape, keys.shape[-1]))
+    chex.assert_shape(present, keys.shape[:1])
     logits = jnp.where(present, queries @ keys.T / temperature, -jnp.inf)
     return losses.cross_entropy(logits, positives)

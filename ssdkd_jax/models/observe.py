@@ -1,4 +1,4 @@
-"""What the layers of a network see, for any linen module: they are intercepted, not changed."""
+"""What the layers of a network take in, for any linen module: they are intercepted, not changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def inputs_of(layer: nn.Module, inputs: Array) -> Array:
     return inputs
 
 
-def layers(call: Callable[[], Any], kind: type[nn.Module], read: Read = inputs_of) -> tuple[Any, list[Any]]:
+def layers(
+    call: Callable[[], Any], kind: type[nn.Module] | tuple[type[nn.Module], ...], read: Read = inputs_of
+) -> tuple[Any, list[Any]]:
     """`call()`, and what `read` makes of each layer of a kind and of its input, in the order of execution."""
     found: list[Any] = []
 

@@ -7,8 +7,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import losses
+from ssdkd_jax import losses, settings
 from ssdkd_jax.types import Array, Key, Metrics, Task
+
+
+@settings.section("task")
+class Settings:
+    """Nothing but the classes."""
 
 
 def make(classes: int, temperature: float) -> Task:

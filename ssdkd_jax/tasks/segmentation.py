@@ -17,9 +17,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import losses
+from ssdkd_jax import losses, settings
+from ssdkd_jax.settings import setting
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Array, Key, Metrics, Task
+
+
+@settings.section("task")
+class Settings:
+    """What an image of several classes is taken for."""
+
+    presence: float = setting(
+        0.02, "q, the share of its pixels on which an image shows a class at least", above=0, most=1
+    )
 
 
 def make(classes: int, temperature: float, presence: float) -> Task:

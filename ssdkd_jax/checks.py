@@ -1,4 +1,4 @@
-"""Whether batches, buffer, teacher and student fit together; asked before anything is compiled."""
+"""Whether devices, images, teacher and student fit together; asked before anything is compiled."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from ssdkd_jax.types import Inputs, Network, Variables
 
 
 def check(
-    config: ConfigDict,
-    inputs: Inputs,
-    teacher_network: Network,
-    teacher_variables: Variables,
-    student_network: Network,
+    config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_variables: Variables, learner: Network
 ) -> None:
     """Raise ValueError, in one sentence, where the pieces do not fit together."""
-    if config.buffer.size < max(config.synthesis.batch, config.student.batch):
-        raise ValueError(
-            f"buffer.size = {config.buffer.size} is smaller than a batch (synthesis.batch = "
-            f"{config.synthesis.batch}, student.batch = {config.student.batch}); make it at least as large."
-        )
     parallel.check_batch("synthesis.batch", config.synthesis.batch)
     parallel.check_batch("student.batch", config.student.batch)
     images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
@@ -31,27 +22,12 @@ def check(
             f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
             "use a teacher of the same classes."
         )
-    if config.synthesis.latent < inputs.classes:
-        raise ValueError(
-            f"synthesis.latent = {config.synthesis.latent} cannot hold the code of {inputs.classes} classes; "
-            "make it at least as large."
-        )
-    if not 0 <= config.synthesis.bn_past < 1:
-        raise ValueError(
-            f"synthesis.bn_past = {config.synthesis.bn_past} is the share of earlier rounds in the matched statistics, "
-            "which leaves the batch some of them; choose one in [0, 1)."
-        )
     if config.schedule.warmup >= config.schedule.rounds:
         raise ValueError(
             f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
             "for distillation; lower it."
         )
-    if config.views.mixup and config.views.count:
-        raise ValueError(
-            f"views.mixup = {config.views.mixup} blends images about which the teacher is asked in every step, but "
-            f"views.count = {config.views.count} caches its answers; set one of them to 0."
-        )
-    check_answer(config, config.student.model, student_network, images)
+    check_answer(config, config.student.model, learner, images)
 
 
 def check_answer(
