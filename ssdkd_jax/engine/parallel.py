@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,7 @@ def local_rows(x: Array, axis: str | None) -> Array:
     """This device's rows of a global array: [B, ...] -> [B / devices, ...]."""
     if axis is None:
         return x
+    chex.assert_is_divisible(x.shape[0], lax.axis_size(axis))
     rows = x.shape[0] // lax.axis_size(axis)
     return lax.dynamic_slice_in_dim(x, lax.axis_index(axis) * rows, rows)
 
