@@ -38,9 +38,16 @@ class Settings:
     flip: bool | None = setting(False, "teacher and student see them mirrored at random; None: as the teacher's data")
     shift: int | None = setting(0, "and moved by at most this many pixels; None: as the teacher's data", least=0)
 
-    def view(self) -> augment.View:
-        """The view that teacher and student take of an image."""
-        return augment.make(self.flip, self.shift)
+    def recipe(
+        self,
+        each: Sequence[terms.Term],
+        optimisers: Trained,
+        modulated: modulation.Modulation,
+        smoothed: smoothing.Smoothing,
+    ) -> Recipe:
+        """The recipe of these settings and terms."""
+        view = augment.make(self.flip, self.shift)
+        return Recipe(self.batch, self.inner_steps, each, optimisers, view, modulated, smoothed)
 
 
 @settings.section("synthesis")

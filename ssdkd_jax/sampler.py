@@ -59,13 +59,14 @@ class Sampler(NamedTuple):
     learn: Callable[[Any, Index, Array, Array, Array], Any]
 
 
+def fixed(logits: Callable[[Index], Array]) -> Sampler:
+    """A rule that learns nothing: index -> log pi [N] up to a constant."""
+    return Sampler(lambda key: (), lambda state, index, step: logits(index), lambda state, *_: state)
+
+
 def uniform() -> Sampler:
     """pi(i) = 1 / (filled slots)."""
-    return Sampler(
-        init=lambda key: (),
-        logits=lambda state, index, step: jnp.zeros_like(index.gap),
-        learn=lambda state, *_: state,
-    )
+    return fixed(lambda index: jnp.zeros_like(index.gap))
 
 
 def priority_logits(index: Index, alpha: float, epsilon: float) -> Array:
@@ -80,11 +81,7 @@ def priority(alpha: float, epsilon: float) -> Sampler:
         alpha: exponent; 0 is uniform.
         epsilon: in nats, keeps slots that the student has fitted in play.
     """
-    return Sampler(
-        init=lambda key: (),
-        logits=lambda state, index, step: priority_logits(index, alpha, epsilon),
-        learn=lambda state, *_: state,
-    )
+    return fixed(lambda index: priority_logits(index, alpha, epsilon))
 
 
 def log_probabilities(logits: Array, occupied: Array) -> Array:
@@ -226,24 +223,18 @@ def reinforce_loss(
     return -jnp.mean(advantage * finite[slots]) - entropy * bonus
 
 
-def _policy(classes: int, rule: Priority, policy: PolicySettings) -> Sampler:
-    return policy_gradient(classes, rule.alpha, rule.epsilon, policy.lr, policy.entropy)
-
-
 SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[type, ...]]] = {  # (maker, what it takes after the classes)
     "uniform": (lambda classes: uniform(), ()),
     "priority": (lambda classes, rule: priority(rule.alpha, rule.epsilon), (Priority,)),
-    "policy_gradient": (_policy, (Priority, PolicySettings)),
+    "policy_gradient": (
+        lambda classes, rule, policy: policy_gradient(classes, rule.alpha, rule.epsilon, policy.lr, policy.entropy),
+        (Priority, PolicySettings),
+    ),
 }
 
 
 class Settings(NamedTuple):
-    """The sampler that a config asks for.
-
-    Attributes:
-        make: classes -> Sampler.
-        beta: exponent of the importance weights at the start.
-    """
+    """The sampler that a config asks for (`make`: classes -> Sampler), and where its beta starts."""
 
     make: Callable[[int], Sampler]
     beta: float

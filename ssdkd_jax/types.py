@@ -143,12 +143,9 @@ class Preview:
 
 
 class Trained(NamedTuple):
-    """What inversion trains: their parameters, their optimisers, or these optimisers' states.
+    """What inversion trains: parameters (of the latents: z [B, Z]), their optimisers, or these optimisers' states.
 
-    Attributes:
-        generator: the generator's parameters.
-        latents: z [B, Z], of this device.
-        head: parameters that a method trains beside them; () without any.
+    The head is what a method trains beside generator and latents; () without any.
     """
 
     generator: Any
@@ -168,8 +165,7 @@ class Work:
         rounds: int32 [], syntheses before this one.
         key: key data, of the views of the next step.
         summed: gradients of the generator summed over the inner steps.
-        best_loss: [], the lowest loss so far.
-        best_images: [B, H, W, D], the images that had it.
+        best_loss, best_images: the lowest loss [] so far, and the images [B, H, W, D] that had it.
         smoothing: the matched BatchNorm statistics of methods that smooth them over rounds; () otherwise.
     """
 

@@ -6,19 +6,20 @@ shapes are static, so the bank is as large from the start as it will be in the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 
-from ssdkd_jax import inversion, replay_buffer, sampler
+from ssdkd_jax import augment, inversion, modulation, replay_buffer, sampler, smoothing, teacher, terms
 from ssdkd_jax.generator import Start
 from ssdkd_jax.methods import LOGITS, Problem, pool
 from ssdkd_jax.methods.newcomers import Views
-from ssdkd_jax.types import Array, Key, Method, Network
+from ssdkd_jax.types import Method, Network
 
-NO_EVICTION = replay_buffer.Eviction(half_life=0.0, epsilon=0.0)
+NO_EVICTION, NO_SMOOTHING = replay_buffer.Eviction(half_life=0.0, epsilon=0.0), smoothing.none()
 PRESET: Mapping[str, Any] = {  # of all that have a bank
     **LOGITS,
     "student.temperature": 20.0,
@@ -29,10 +30,33 @@ PRESET: Mapping[str, Any] = {  # of all that have a bank
 }
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What every method with a bank reads of a config."""
+
+    synthesis: inversion.Settings
+    weights: terms.Weights
+    views: augment.Settings
+    cache: teacher.Cache
+
+    def recipe(
+        self,
+        each: Sequence[terms.Term],
+        optimisers: inversion.Trained,
+        smoothed: smoothing.Smoothing = NO_SMOOTHING,
+    ) -> inversion.Recipe:
+        """How a batch of the bank is inverted: phi is off."""
+        return self.synthesis.recipe(each, optimisers, modulation.off(), smoothed)
+
+    def student_views(self) -> Views:
+        """What the student sees."""
+        return Views(self.views.view(), self.cache.count)
+
+
 def make(
     network: Network,
     start: Start,
-    latents: Callable[[Key, Array], Array],
+    latent_shape: tuple[int, ...],
     recipe: inversion.Recipe,
     views: Views,
     problem: Problem,
@@ -41,13 +65,14 @@ def make(
     """The method that inverts by `recipe` and otherwise draws from the bank.
 
     Args:
-        network, start, latents, recipe, views: as of `pool.Pieces`.
+        network, start, recipe, views: as of `pool.Pieces`.
+        latent_shape: of z ~ N(0, I), whatever the targets.
         slots: None for as many as the run makes images.
     """
     pieces = pool.Pieces(
         generator=network,
         start=start,
-        latents=latents,
+        latents=lambda key, targets: jax.random.normal(key, (recipe.batch, *latent_shape)),
         recipe=recipe,
         slots=problem.rounds * recipe.batch if slots is None else slots,
         eviction=NO_EVICTION,
@@ -56,8 +81,3 @@ def make(
         views=views,
     )
     return pool.make(pieces, problem)._replace(feedback=lambda state, *_: state)
-
-
-def normal_latents(recipe_batch: int, shape: tuple[int, ...]) -> Callable[[Key, Array], Array]:
-    """(key, targets) -> z ~ N(0, I), [B, *shape], whatever the targets."""
-    return lambda key, targets: jax.random.normal(key, (recipe_batch, *shape))

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, modulation, settings, smoothing, teacher, terms
+from ssdkd_jax import augment, generator, inversion, settings, teacher, terms
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.methods import Problem, bank, peer_losses, pool
-from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.models import observe
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Network, Synthesis, Variables, Work
@@ -55,15 +54,11 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(bank.Settings):
     """What CMI reads of a config."""
 
-    synthesis: inversion.Settings
-    weights: terms.Weights
     generator: generator.Settings
     latents: inversion.Latents
-    views: augment.Settings
-    cache: teacher.Cache
     contrast: Contrast
 
 
@@ -109,24 +104,16 @@ def make(s: Settings, problem: Problem) -> Method:
     tx, head = s.generator.adam(), Head(s.contrast.head)
     network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
     features = feature_count(problem.teacher, problem.inputs.image_shape)
-    recipe = inversion.Recipe(
-        batch=s.synthesis.batch,
-        inner_steps=s.synthesis.inner_steps,
-        terms=loss_terms(s, head, problem),
-        optimisers=inversion.Trained(tx, s.latents.adam(), s.generator.adam()),
-        view=s.synthesis.view(),
-        modulation=modulation.off(),
-        smoothing=smoothing.none(),
-    )
-    start, latents = generator.sequential(tx), bank.normal_latents(s.synthesis.batch, (s.generator.latent,))
-    base = bank.make(network, start, latents, recipe, Views(s.views.view(), s.cache.count), problem)
+    optimisers = inversion.Trained(tx, s.latents.adam(), s.generator.adam())
+    recipe, start = s.recipe(loss_terms(s, head, problem), optimisers), generator.sequential(tx)
+    base = bank.make(network, start, (s.generator.latent,), recipe, s.student_views(), problem)
     slots = max(min(s.contrast.memory, problem.rounds * s.synthesis.batch), s.synthesis.batch)
 
     def init(key: Key) -> State:
         key_pool, key_head = jax.random.split(key)
         params = head.init(key_head, jnp.zeros((1, features)))["params"]
         memory = Memory(features=jnp.zeros((slots, features)), entered=jnp.zeros((), jnp.int32))
-        head_opt_state = recipe.optimisers.head.init(params)
+        head_opt_state = optimisers.head.init(params)
         return State(**base.init(key_pool), head=params, head_opt_state=head_opt_state, memory=memory)
 
     drawn = min(s.contrast.negatives, slots)

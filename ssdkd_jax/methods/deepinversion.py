@@ -13,9 +13,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, modulation, settings, smoothing, teacher, terms
+from ssdkd_jax import generator, inversion, settings, terms
 from ssdkd_jax.methods import Problem, bank, peer_losses
-from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Method, Network
 
@@ -42,31 +41,19 @@ class Prior:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(bank.Settings):
     """What DeepInversion reads of a config."""
 
-    synthesis: inversion.Settings
-    weights: terms.Weights
-    views: augment.Settings
-    cache: teacher.Cache
     prior: Prior
 
 
 def make(s: Settings, problem: Problem) -> Method:
     """DeepInversion as a `Method`: each batch starts from noise of the data's mean and variance."""
-    inputs, moments = problem.inputs, (problem.inputs.mean, problem.inputs.std)
-    recipe = inversion.Recipe(
-        batch=s.synthesis.batch,
-        inner_steps=s.synthesis.inner_steps,
-        terms=loss_terms(s, problem),
-        optimisers=inversion.Trained(optax.identity(), adam_on_pixels(s.prior.lr_pixels, *moments), optax.identity()),
-        view=s.synthesis.view(),
-        modulation=modulation.off(),
-        smoothing=smoothing.none(),
-    )
-    start = generator.sequential(optax.identity())
-    latents = bank.normal_latents(s.synthesis.batch, inputs.image_shape)
-    return bank.make(pixels(*moments), start, latents, recipe, Views(s.views.view(), s.cache.count), problem)
+    inputs, none = problem.inputs, optax.identity()
+    on_pixels = adam_on_pixels(s.prior.lr_pixels, inputs.mean, inputs.std)
+    recipe = s.recipe(loss_terms(s, problem), inversion.Trained(none, on_pixels, none))
+    network, start = pixels(inputs.mean, inputs.std), generator.sequential(none)
+    return bank.make(network, start, inputs.image_shape, recipe, s.student_views(), problem)
 
 
 def loss_terms(s: Settings, problem: Problem) -> list[terms.Term]:

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import augment, generator, inversion, modulation, smoothing, teacher, terms
+from ssdkd_jax import generator, inversion, smoothing, terms
 from ssdkd_jax.methods import Problem, bank
-from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.types import Method
 
 BY_FAMILY = {"resnet": (1.33, 0.5), "vgg": (1.0, 0.5), "wrn": (1.1, 0.4)}  # its scripts: adv, oh by the teacher
@@ -49,17 +48,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(bank.Settings):
     """What Fast-DFKD reads of a config."""
 
-    synthesis: inversion.Settings
-    weights: terms.Weights
     smoothing: smoothing.Settings
     generator: generator.Settings
     start: generator.StartSettings
     latents: inversion.Latents
-    views: augment.Settings
-    cache: teacher.Cache
 
 
 def derived(config: ConfigDict) -> dict[str, float]:
@@ -70,22 +65,11 @@ def derived(config: ConfigDict) -> dict[str, float]:
 
 def make(s: Settings, problem: Problem) -> Method:
     """Fast-DFKD as a `Method`; the adversarial term sets in with the student's first steps."""
-    tx = s.generator.adam()
+    tx, inputs, past = s.generator.adam(), problem.inputs, s.smoothing.bn_past
     bn, oh, adv = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
-    recipe = inversion.Recipe(
-        batch=s.synthesis.batch,
-        inner_steps=s.synthesis.inner_steps,
-        terms=[bn, oh, adv._replace(weight=lambda rounds: jnp.where(rounds >= problem.warmup, adv.weight, 0.0))],
-        optimisers=inversion.Trained(tx, s.latents.adam(), optax.identity()),
-        view=s.synthesis.view(),
-        modulation=modulation.off(),
-        smoothing=smoothing.over_rounds(
-            problem.teacher,
-            problem.inputs.image_shape,
-            s.smoothing.bn_past,
-            smoothing.exponential(s.smoothing.bn_past),
-        ),
-    )
-    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
-    latents = bank.normal_latents(s.synthesis.batch, (s.generator.latent,))
-    return bank.make(network, s.start.make(tx), latents, recipe, Views(s.views.view(), s.cache.count), problem)
+    adv = adv._replace(weight=lambda rounds, full=adv.weight: jnp.where(rounds >= problem.warmup, full, 0.0))
+    optimisers = inversion.Trained(tx, s.latents.adam(), optax.identity())
+    smoothed = smoothing.over_rounds(problem.teacher, inputs.image_shape, past, smoothing.exponential(past))
+    network = s.generator.network(inputs.image_shape, problem.axis, problem.compute)
+    recipe = s.recipe([bn, oh, adv], optimisers, smoothed)
+    return bank.make(network, s.start.make(tx), (s.generator.latent,), recipe, s.student_views(), problem)

@@ -100,15 +100,8 @@ def make(s: Settings, problem: Problem) -> Method:
     tx, task = s.generator.adam(), problem.task
     network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
     start, inner = generator.sequential(tx), s.synthesis
-    recipe = inversion.Recipe(
-        batch=inner.batch,
-        inner_steps=inner.inner_steps,
-        terms=loss_terms(s, divergence, problem),
-        optimisers=inversion.Trained(tx, optax.set_to_zero(), optax.identity()),
-        view=inner.view(),
-        modulation=modulation.off(),
-        smoothing=smoothing.none(),
-    )
+    optimisers = inversion.Trained(tx, optax.set_to_zero(), optax.identity())
+    recipe = inner.recipe(loss_terms(s, divergence, problem), optimisers, modulation.off(), smoothing.none())
     return Method(
         init=lambda key: State(generator=start.init(network.init(key)), round=jnp.zeros((), jnp.int32)),
         synthesis=make_synthesis(recipe, start, network, s.generator.latent, problem),

@@ -49,22 +49,15 @@ def make(s: Settings, problem: Problem) -> Method:
     Raises:
         ValueError: where there are fewer images than a batch, or none.
     """
-    images = problem.images
+    images, inputs = problem.images, problem.inputs
     if images is None:
         raise ValueError("method.name = 'given' distils on given images, but none were handed to build.job.")
     if len(images) < problem.student_batch:
         raise ValueError(
             f"{len(images)} given images are fewer than student.batch = {problem.student_batch}; lower the batch size."
         )
-    base = bank.make(
-        pixels((0.0,), (1.0,)),
-        generator.sequential(optax.identity()),
-        bank.normal_latents(1, problem.inputs.image_shape),
-        no_inversion(),
-        Views(s.views.view(), 0),
-        problem,
-        slots=len(images),
-    )
+    network, start, views = pixels((0.0,), (1.0,)), generator.sequential(optax.identity()), Views(s.views.view(), 0)
+    base = bank.make(network, start, inputs.image_shape, no_inversion(), views, problem, slots=len(images))
 
     def init(key: Key) -> pool.State:
         empty = base.init(key)

@@ -66,30 +66,23 @@ def make(s: Settings, problem: Problem) -> Method:
     Raises:
         ValueError: where the settings do not fit one another, the teacher or the classes.
     """
-    tx = s.generator.adam()
-    recipe = inversion.Recipe(
-        batch=s.synthesis.batch,
-        inner_steps=s.synthesis.inner_steps,
-        terms=terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task),
-        optimisers=inversion.Trained(tx, s.latents.adam(), optax.identity()),
-        view=s.synthesis.view(),
-        modulation=s.modulation.make(),
-        smoothing=smoothing.over_rounds(
-            problem.teacher,
-            problem.inputs.image_shape,
-            s.smoothing.bn_past,
-            smoothing.of_the_last(s.buffer.size / s.synthesis.batch),
-        ),
+    tx, inputs = s.generator.adam(), problem.inputs
+    held = smoothing.of_the_last(s.buffer.size / s.synthesis.batch)
+    recipe = s.synthesis.recipe(
+        terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task),
+        inversion.Trained(tx, s.latents.adam(), optax.identity()),
+        s.modulation.make(),
+        smoothing.over_rounds(problem.teacher, inputs.image_shape, s.smoothing.bn_past, held),
     )
     return pool.make(
         pool.Pieces(
-            generator=s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute),
+            generator=s.generator.network(inputs.image_shape, problem.axis, problem.compute),
             start=s.start.make(tx),
             latents=coded_latents(s, problem),
             recipe=recipe,
             slots=s.buffer.size,
             eviction=s.eviction,
-            sampler=s.sampler.make(problem.inputs.classes),
+            sampler=s.sampler.make(inputs.classes),
             beta=optax.linear_schedule(s.sampler.beta, 1.0, problem.student_steps),
             views=student_views(s, problem.student_steps),
         ),
