@@ -15,10 +15,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ssdkd_jax import build, data, report
+from ssdkd_jax import build, data
 from ssdkd_jax.engine import checkpoint, environment, evaluation, hosts, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.interop import saved
+from ssdkd_jax.report import progress
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
@@ -141,7 +142,7 @@ def load_model(folder: str | Path, model: str | None, inputs: build.Inputs, comp
 
 
 def obtain_teacher(
-    config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs, clock: report.Stopwatch
+    config: ConfigDict, workdir: Path, dataset: data.Dataset, inputs: build.Inputs, clock: progress.Stopwatch
 ) -> tuple[build.Network, dict]:
     """The teacher named by the config, or the one under the workdir, trained first where there is none."""
     folder = Path(config.teacher.checkpoint or workdir / "teacher")
@@ -160,12 +161,12 @@ def train_teacher(config: ConfigDict, workdir: Path, dataset: data.Dataset, inpu
     recipe = build.teacher_recipe(config, len(dataset.train_images))
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     training = workdir / "teacher_training"
-    state = parallel.jit_once(partial(optimization.init, network, recipe.tx))(key_init)
+    state = parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(training, state) or (0, state, {})
     save = Saver(training, config.schedule.checkpoint_seconds)
     done = int(state.step) // (len(dataset.train_images) // recipe.batch)
     shown = hosts.is_first()
-    with report.progress("teacher", recipe.epochs, done, shown) as advance:
+    with progress.progress("teacher", recipe.epochs, done, shown) as advance:
 
         def on_epoch(epoch: int, state: optimization.ModelState, metrics: dict[str, float]) -> None:
             advance(metrics)

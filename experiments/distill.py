@@ -18,7 +18,6 @@ from ssdkd_jax.engine import preemption
 
 preemption.install()
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,17 +30,17 @@ import yardstick
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, models, presets, report
+from ssdkd_jax import build, models, presets
 from ssdkd_jax.engine import calibration, checkpoint, guard, hosts, loop, parallel
 from ssdkd_jax.interop import saved
+from ssdkd_jax.report import machine, progress
 from ssdkd_jax.run import profiling
 from ssdkd_jax.types import Preview
 
-TIMERS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = flags.DEFINE_enum(
     "clock",
     "wall",
-    list(TIMERS),
+    list(progress.CLOCKS),
     "What summary.json's seconds are; 'cpu' where others use the machine.",
 )
 
@@ -59,7 +58,7 @@ def main() -> None:
 
 def run(config: ConfigDict, workdir: Path) -> None:
     """Teacher, distillation, yardstick, report."""
-    clock = report.Stopwatch({"start": environment.seconds_since_start()}, TIMERS[CLOCK.value])
+    clock = progress.Stopwatch({"start": environment.seconds_since_start()}, CLOCK.value)
     with clock("data"):
         dataset, inputs = common.load_data(config)
     network, variables = common.obtain_teacher(config, workdir, dataset, inputs, clock)
@@ -69,7 +68,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with clock("setup"):
         images = yardstick.given_images(config, dataset)
         job = build.job(config, inputs, network, variables, images=images)
-        first = parallel.jit_once(partial(loop.init, job.method, job.network, job.tx))(config.seed)
+        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
     show = exhibits.exhibition(job, teacher)
     calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
     evaluate = common.evaluator(config, job.network, dataset)
@@ -132,14 +131,14 @@ def scores(
     }
 
 
-def circumstances(clock: report.Stopwatch) -> dict[str, Any]:
+def circumstances(clock: progress.Stopwatch) -> dict[str, Any]:
     """The part of the summary that says what it took, on what, and with which settings."""
     return {
         "seconds": {**clock.seconds, "total": clock.total, "process": environment.seconds_since_start()},
-        "peak_memory_bytes": report.peak_memory_bytes(),
-        "peak_device_memory_bytes": report.peak_device_memory_bytes(),
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "peak_device_memory_bytes": machine.peak_device_memory_bytes(),
         "devices": [str(device) for device in jax.devices()],
-        "versions": report.versions(),
+        "versions": machine.versions(),
         "clock": CLOCK.value,
         "seed": common.CONFIG.value.seed,
         "config": common.CONFIG.value.to_dict(),
@@ -154,24 +153,23 @@ def distill(
     teacher: dict,
     judge: Callable[[loop.TrainState], dict[str, float]],
     show: Callable[[loop.TrainState], Preview],
-    clock: report.Stopwatch,
+    clock: progress.Stopwatch,
 ) -> tuple[loop.TrainState, list[dict], dict[str, int]]:
     """Run or resume the distillation; the curve holds seconds and held-out metrics; then skipped steps by stage."""
     folder = workdir / "checkpoints"
     _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
-    for stage, seconds in note["seconds"].items():
-        clock.seconds[stage] = clock.seconds.get(stage, 0.0) + seconds
+    clock.add(note["seconds"])
     curve, skipped, done = note["curve"], note["skipped"], int(state.round)
     state = parallel.to_devices(state)
-    if loop.finished(job.plan, state):
+    if loop.position(state).finished(job.plan):
         return state, curve, skipped
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
     save = common.Saver(folder, config.schedule.checkpoint_seconds)
-    board = report.Board(workdir / "tensorboard" if hosts.is_first() else None)
-    progress = {"seconds": clock.seconds, "curve": curve, "skipped": skipped}
+    board = progress.Board(workdir / "tensorboard" if hosts.is_first() else None)
+    record = {"seconds": clock.seconds, "curve": curve, "skipped": skipped}
 
-    with report.progress("distillation", job.plan.rounds, done, hosts.is_first()) as advance:
+    with progress.progress("distillation", job.plan.rounds, done, hosts.is_first()) as advance:
 
         def on_round(number: int, state: loop.TrainState, metrics: dict[str, float]) -> None:
             distilled = max(0, number - job.plan.warmup)
@@ -189,13 +187,13 @@ def distill(
                 if name.endswith(guard.SKIPPED):
                     skipped[name] = skipped.get(name, 0) + int(times)
             if number == job.plan.rounds:
-                save.now(loop.progress(state), state, progress)
-            save.now_and_then(loop.progress(state), state, progress)
+                save.now(loop.position(state).checkpoint, state, record)
+            save.now_and_then(loop.position(state).checkpoint, state, record)
 
         state = loop.run(programs, job.plan, state, teacher, clock, on_round, common.stop)
     board.close()
-    if not loop.finished(job.plan, state):
-        save.now(loop.progress(state), state, progress)
+    if not loop.position(state).finished(job.plan):
+        save.now(loop.position(state).checkpoint, state, record)
         made = int(parallel.unreplicate(state.round))
         raise preemption.Preempted(f"Stopped by SIGTERM after synthesis {made}, and saved; the same command goes on.")
     return state, curve, skipped

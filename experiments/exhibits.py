@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, data, report
+from ssdkd_jax import build, data
 from ssdkd_jax.engine import hosts, loop, parallel
-from ssdkd_jax.report import masks
+from ssdkd_jax.report import masks, plots
 from ssdkd_jax.types import Preview, Sharded
 
 
@@ -31,7 +31,7 @@ def exhibition(job: build.Job, teacher: dict) -> Callable[[loop.TrainState], Pre
 
 def grid(rows: Preview, job: build.Job) -> np.ndarray:
     """The images, a row a class."""
-    return report.class_grid(rows.images, rows.label, job.task.classes)
+    return plots.class_grid(rows.images, rows.label, job.task.classes)
 
 
 def class_counts(rows: Preview, classes: int) -> list[int]:
@@ -47,15 +47,15 @@ def write_report(
         return
     score = job.task.score
     title = f"{config.data.name}: synthetic images by the teacher's class"
-    report.save_grid(workdir / "synthetic.png", grid(rows, job), title)
-    report.save_histograms(workdir / "histograms.png", np.array(summary["class_counts"]), rows.confidence)
+    plots.save_grid(workdir / "synthetic.png", grid(rows, job), title)
+    plots.save_histograms(workdir / "histograms.png", np.array(summary["class_counts"]), rows.confidence)
     np.savez_compressed(workdir / "shown.npz", **rows)
     lines = {
         "teacher": summary[f"teacher_{score}"],
         "student, real subset": summary[f"real_subset_{score}"],
     }
     times = [p["seconds"] for p in curve], [p[score] for p in curve]
-    report.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None}, score)
+    plots.save_accuracy(workdir / "accuracy.png", *times, {k: v for k, v in lines.items() if v is not None}, score)
 
 
 def write_masks(
@@ -77,7 +77,7 @@ def write_masks(
         shown = masks.spread(len(images), images.shape[2])
         answers = [masks.answers(network.apply, variables, images[shown]) for network, variables in networks]
         sheet = masks.sheet(images[shown], [*(labels[shown] for labels in truth), *answers], classes)
-        report.save_grid(workdir / name, sheet, f"{config.data.name}: {rows}")
+        plots.save_grid(workdir / name, sheet, f"{config.data.name}: {rows}")
     names = dataset.names or [str(label) for label in range(classes)]
     scores = {"teacher": summary["teacher_scores"], "student": summary["student_scores"]}
     masks.write_table(workdir / "iou.csv", names, scores)

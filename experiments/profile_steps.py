@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
-from ssdkd_jax import build, report
+from ssdkd_jax import build
 from ssdkd_jax.engine import loop, parallel
+from ssdkd_jax.report import machine, progress
 from ssdkd_jax.run import profiling
 from ssdkd_jax.types import TrainState
 
@@ -78,7 +79,7 @@ def main() -> None:
                 "student": config.student.model,
                 "teacher_views": config.views.count,
                 "devices": [str(device) for device in jax.local_devices()],
-                "versions": report.versions(),
+                "versions": machine.versions(),
             }
         )
     )
@@ -99,7 +100,7 @@ def step_seconds(programs: loop.Programs, state: TrainState, teacher: dict) -> t
 
 def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, teacher: dict) -> tuple[float, int]:
     """Host overhead of rounds as `train.run` runs them, and the programs compiled in all but the first."""
-    compiled, marks, clock = [], [], report.Stopwatch()
+    compiled, marks, clock = [], [], progress.Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(event) if event == COMPILED else None
     )
@@ -107,13 +108,13 @@ def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, tea
     student = state.student.replace(step=jnp.zeros_like(state.student.step))
     state = state.replace(round=jnp.zeros_like(state.round), student=student)
 
-    with report.progress("rounds", plan.rounds) as advance:
+    with progress.progress("rounds", plan.rounds) as advance:
 
         def on_round(number: int, state: TrainState, metrics: dict[str, float]) -> None:
             advance(metrics)
             marks.append((time.perf_counter(), clock.seconds["programs"], len(compiled)))
 
-        loop.run(profiling.watched(programs, clock), plan, state, teacher, report.Stopwatch(), on_round)
+        loop.run(profiling.watched(programs, clock), plan, state, teacher, progress.Stopwatch(), on_round)
     whole, inside, recompilations = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
     return (whole - inside) / inside, recompilations
 

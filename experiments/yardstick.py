@@ -22,7 +22,7 @@ def train(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> fl
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
     shown = np.resize(subset, config.yardstick_steps * recipe.batch)
     images, labels = dataset.train_images[shown], dataset.train_labels[shown]
-    state = parallel.to_devices(parallel.jit_once(partial(optimization.init, network, recipe.tx))(key_init))
+    state = parallel.to_devices(parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init))
     state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
     if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
         raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")

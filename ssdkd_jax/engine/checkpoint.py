@@ -78,8 +78,8 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
         ValueError: when checkpoints exist but all are damaged, or when the newest whole one is
             of another structure; the sentence names the first array that differs.
     """
-    numbers, reasons = steps(folder), []
-    for step in reversed(numbers):
+    saved_steps, reasons = steps(folder), []
+    for step in reversed(saved_steps):
         path = Path(folder).absolute() / f"{step:08d}"
         try:
             note = verify(path)
@@ -88,7 +88,7 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
             log.warning("%s Trying the checkpoint before.", error)
             continue
         return step, _unflatten(read(path), like, path), note
-    if numbers:
+    if saved_steps:
         raise ValueError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
 
@@ -177,7 +177,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _stored(tree: Any) -> dict[str, Any]:
-    """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes anew."""
+    """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes again."""
     return {name: leaf for name, leaf in named_leaves(tree).items() if np.size(leaf)}
 
 

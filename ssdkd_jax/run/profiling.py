@@ -67,7 +67,7 @@ def watched(programs: loop.Programs, clock: Callable[[str], AbstractContextManag
         return call
 
     return loop.Programs(
-        *(p._replace(program=watch(p.program)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
+        *(p._replace(dispatch=watch(p.dispatch)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
     )
 
 
