@@ -44,7 +44,7 @@ def main() -> None:
         )
     inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
     with clock("saving"):
-        saved.save(OUTPUT.value, found.variables, common.note(found.model, inputs))
+        saved.save(OUTPUT.value, found.variables, saved.note(found.model, inputs))
     how = "named" if MODEL.value else "recognised by its keys"
     norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
     print(

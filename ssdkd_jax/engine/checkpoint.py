@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssdkd_jax.engine import hosts
+from ssdkd_jax.engine import hosts, parallel
 from ssdkd_jax.types import Sharded, named_leaves
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,23 @@ def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, kee
             discard(path.parent / f"{old:08d}")
     hosts.wait("checkpoint manifest")
     return path
+
+
+class Saver:
+    """Saves a state that is on the devices, no more often than every `seconds` but where it must be."""
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
+
+    def now_and_then(self, step: int, state: Any, note: dict) -> None:
+        """Save `state` where the last time is long enough ago on any host."""
+        if hosts.any_of(time.monotonic() - self.last >= self.seconds):
+            self.now(step, state, note)
+
+    def now(self, step: int, state: Any, note: dict) -> None:
+        """Save `state`."""
+        save(self.folder, step, parallel.to_save(state), note)
+        self.last = time.monotonic()
 
 
 def steps(folder: str | Path) -> list[int]:
