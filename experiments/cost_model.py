@@ -18,8 +18,10 @@ import common
 import cost
 import jax
 from absl import flags
+from ml_collections import ConfigDict
 
-from ssdkd_jax import build
+from ssdkd_jax import build, data
+from ssdkd_jax.run import evaluation
 
 DEVICES = flags.DEFINE_list("devices", ["1", "8", "256"], "How many devices to predict for.")
 FLOPS = flags.DEFINE_float("flops", 2e13, "FLOP/s that a device sustains.")
@@ -61,14 +63,14 @@ def main() -> None:
         report(config, model(devices), devices, device, alone)
 
 
-def the_inputs(config: common.ConfigDict) -> build.Inputs:
+def the_inputs(config: ConfigDict) -> build.Inputs:
     """What a network takes; the data are read only where their shape is not known."""
     if config.data.name not in SHAPES:
-        return common.load_data(config)[1]
+        return evaluation.inputs(config, data.load(config.data.name, config.data.folder))
     return build.Inputs(*SHAPES[config.data.name], (0.5,), (0.25,))
 
 
-def report(config: common.ConfigDict, each: dict, devices: int, device: cost.Device, alone: float) -> None:
+def report(config: ConfigDict, each: dict, devices: int, device: cost.Device, alone: float) -> None:
     """Print the cost of each step and of a round on one of `devices`."""
     print(f"{devices} devices: step x times      GFLOP      MB sent  collectives   seconds")
     times = cost.repetitions(config)
@@ -81,7 +83,7 @@ def report(config: common.ConfigDict, each: dict, devices: int, device: cost.Dev
     print(f"  {speedup:.1f} times as fast as one, {100 * speedup / devices:.0f} % of {devices}\n")
 
 
-def state_bytes(config: common.ConfigDict, inputs: build.Inputs) -> int:
+def state_bytes(config: ConfigDict, inputs: build.Inputs) -> int:
     """Bytes of everything that a checkpoint holds."""
     (state,) = cost.steps(config, inputs)["begin"][1]
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))

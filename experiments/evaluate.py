@@ -14,7 +14,8 @@ import json
 import common
 from absl import flags
 
-from ssdkd_jax.engine import parallel
+from ssdkd_jax import data
+from ssdkd_jax.run import evaluation
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
 MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:Class', where it is one of your own.")
@@ -22,11 +23,9 @@ MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:C
 
 def main() -> None:
     """Load, evaluate, and print one JSON object."""
-    dataset, inputs = common.load_data(common.CONFIG.value)
-    model = common.load_model(CHECKPOINT.value, MODEL.value, inputs, common.CONFIG.value.compute)
-    evaluate = common.evaluator(common.CONFIG.value, model.network, dataset)
-    metrics = evaluate(parallel.to_devices(model.variables))
-    print(json.dumps({"model": model.note["model"], "images": len(dataset.test_images), **metrics}))
+    config = common.CONFIG.value
+    dataset = data.load(config.data.name, config.data.folder)
+    print(json.dumps(evaluation.evaluate_saved(config, dataset, CHECKPOINT.value, MODEL.value)))
 
 
 if __name__ == "__main__":

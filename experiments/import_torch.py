@@ -14,8 +14,9 @@ import math
 import common
 from absl import flags
 
-from ssdkd_jax import build, models, report
+from ssdkd_jax import build, models
 from ssdkd_jax.interop import saved, torch_import
+from ssdkd_jax.report import progress
 from ssdkd_jax.types import named_leaves
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth, .pt or .safetensors file.")
@@ -33,7 +34,7 @@ def main() -> None:
         raise ValueError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
     height, width = (size * 2)[:2]
     mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
-    clock = report.Stopwatch()
+    clock = progress.Stopwatch()
     with clock("reading"):
         found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
     if {len(mean), len(std)} - {1, found.channels} or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
@@ -43,7 +44,7 @@ def main() -> None:
         )
     inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
     with clock("saving"):
-        saved.save(OUTPUT.value, found.variables, common.note(found.model, inputs))
+        saved.save(OUTPUT.value, found.variables, saved.note(found.model, inputs))
     how = "named" if MODEL.value else "recognised by its keys"
     norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
     print(

@@ -2,7 +2,7 @@
 
     python experiments/profile_steps.py --config=configs/fashion_mnist.py
 
-Networks have random weights and the buffer holds noise: neither changes a step's time.
+Networks have random weights, and their images are one round old: neither changes a step's time.
 
     cached_over_in_loop  distillation step with cached views / with the teacher in the loop
     host_overhead        time of whole rounds outside the compiled programs / time inside; each call is
@@ -29,9 +29,10 @@ import jax.numpy as jnp
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
-from ssdkd_jax import build, report
+from ssdkd_jax import build, data
 from ssdkd_jax.engine import loop, parallel
-from ssdkd_jax.run import profiling
+from ssdkd_jax.report import machine, progress
+from ssdkd_jax.run import evaluation, profiling
 from ssdkd_jax.types import TrainState
 
 TIMES = flags.DEFINE_integer("times", 20, "Calls that each median is taken over.", lower_bound=3)
@@ -41,12 +42,12 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 def main() -> None:
     """Measure, and print."""
     config = common.CONFIG.value
-    _, inputs = common.load_data(config)
+    inputs = evaluation.inputs(config, data.load(config.data.name, config.data.folder))
     network = build.network(config.teacher.model, inputs, compute=config.compute)
     variables = network.init(jax.random.key(config.seed))
     teacher = parallel.to_devices(variables)
     job = build.job(config, inputs, network, variables)
-    state = profiling.filled_state(job, config.seed)
+    state = profiling.first_state(job, config.seed)
 
     with tempfile.TemporaryDirectory() as cache:
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -56,11 +57,8 @@ def main() -> None:
         jax.clear_caches()
         programs, warm = profiling.compiled(job, state, teacher)
 
-    in_loop = profiling.in_loop(config, inputs, network, variables)
-    in_loop_step = profiling.distill_seconds(
-        in_loop, profiling.filled_state(in_loop, config.seed), teacher, TIMES.value
-    )
-    steps, state = step_seconds(programs, state, teacher)
+    in_loop_step = profiling.in_loop_seconds(config, network, variables, inputs, TIMES.value)
+    steps, state = step_seconds(programs, profiling.synthesized(programs, state, teacher), teacher)
     overhead, recompilations = whole_rounds(job, programs, state, teacher)
     print(
         json.dumps(
@@ -78,7 +76,7 @@ def main() -> None:
                 "student": config.student.model,
                 "teacher_views": config.views.count,
                 "devices": [str(device) for device in jax.local_devices()],
-                "versions": report.versions(),
+                "versions": machine.versions(),
             }
         )
     )
@@ -92,14 +90,13 @@ def step_seconds(programs: loop.Programs, state: TrainState, teacher: dict) -> t
     student = state.student.variables
     invert, work = profiling.seconds_per_call(lambda w: one(w, teacher, student)[0], programs.begin(state), times)
     finish, state = profiling.seconds_per_call(lambda s: programs.finish(s, work, teacher)[0], state, times)
-    one = programs.distill._replace(times=1)
-    distill, state = profiling.seconds_per_call(lambda s: one(s, teacher)[0], state, times)
+    distill, state = profiling.distillation_seconds(programs, state, teacher, times)
     return {"begin": begin, "invert": invert, "finish": finish, "distill": distill}, state
 
 
 def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, teacher: dict) -> tuple[float, int]:
-    """Host overhead of rounds as `train.run` runs them, and the programs compiled in all but the first."""
-    compiled, marks, clock = [], [], report.Stopwatch()
+    """Host overhead of rounds as `loop.run` runs them, and the programs compiled in all but the first."""
+    compiled, marks, clock = [], [], progress.Stopwatch()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, duration, **_: compiled.append(event) if event == COMPILED else None
     )
@@ -107,13 +104,13 @@ def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, tea
     student = state.student.replace(step=jnp.zeros_like(state.student.step))
     state = state.replace(round=jnp.zeros_like(state.round), student=student)
 
-    with report.progress("rounds", plan.rounds) as advance:
+    with progress.progress("rounds", plan.rounds) as advance:
 
-        def on_round(number: int, state: TrainState, metrics: dict[str, float]) -> None:
+        def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
             advance(metrics)
             marks.append((time.perf_counter(), clock.seconds["programs"], len(compiled)))
 
-        loop.run(profiling.watched(programs, clock), plan, state, teacher, report.Stopwatch(), on_round)
+        loop.run(profiling.watched(programs, clock), plan, state, teacher, progress.Stopwatch(), on_round)
     whole, inside, recompilations = (last - first for first, last in zip(marks[0], marks[-1], strict=True))
     return (whole - inside) / inside, recompilations
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from ssdkd_jax.engine import environment
+from ssdkd_jax.engine import checkpoint, environment
 
 HERE = Path(__file__).parent
 LINUX = sys.platform == "linux"
@@ -107,26 +107,18 @@ def run_one(workdir: Path, run: Run, prefix: str) -> dict | None:
 
 
 def execute(script: str, config: ConfigDict, workdir: Path, log: Path, *flags_: str) -> None:
-    """Run a script of this folder to its end, its output in `log`.
+    """Run a script of this folder to its end with this config, stored as config.json; its output in `log`.
 
     Raises:
         subprocess.CalledProcessError: where it fails.
     """
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
-    fields = [f"--config.{name}={value}" for name, value in flat(config).items() if value is not None]
-    command = [sys.executable, str(HERE / script), f"--config={file}", f"--workdir={workdir}", *flags_, *fields]
+    path = workdir / "config.json"
+    checkpoint.write_json(path, config.to_dict())
+    stored = f"--config={HERE / 'stored.py'}:{path}"
+    command = [sys.executable, str(HERE / script), stored, f"--workdir={workdir}", *flags_]
     inherited = {name: value for name, value in os.environ.items() if name != environment.MARK or value == "0"}
     with log.open("a") as output:
         subprocess.run(command, check=True, env=inherited, stdout=output, stderr=subprocess.STDOUT)
-
-
-def flat(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Dotted name -> value."""
-    fields = {}
-    for name, value in config.items():
-        inner = isinstance(value, ConfigDict)
-        fields |= flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return fields
 
 
 def last_line(path: Path) -> str:

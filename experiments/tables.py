@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 
-from ssdkd_jax import report
+from ssdkd_jax.report import plots
 
 Records = Mapping[str, Sequence[dict]]
 Pictures = Mapping[str, Mapping[str, np.ndarray]]
@@ -164,7 +164,7 @@ def plot_histograms(path: Path, shown: Pictures, counts: Mapping[str, Sequence[i
 def plot_grids(path: Path, shown: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """A grid a method, side by side; a row a class, as the teacher sees it."""
     grids = {
-        name: report.class_grid(rows["images"], rows["label"], len(counts[name]), per_class=4)
+        name: plots.class_grid(rows["images"], rows["label"], len(counts[name]), per_class=4)
         for name, rows in shown.items()
     }
     height, width = next(iter(grids.values())).shape[:2]

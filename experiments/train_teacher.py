@@ -20,15 +20,16 @@ from pathlib import Path
 
 import common
 
-from ssdkd_jax import build
+from ssdkd_jax import build, data
+from ssdkd_jax.run import teacher
 
 
 def main() -> None:
     """Train, and print the score on the real test images."""
     config, workdir = build.for_devices(common.CONFIG.value), Path(common.WORKDIR.value)
-    dataset, inputs = common.load_data(config)
+    dataset = data.load(config.data.name, config.data.folder)
     with common.claimed(workdir):
-        score = common.train_teacher(config, workdir, dataset, inputs)
+        score = teacher.train(config, dataset, workdir, common.stop)
     print(f"{config.teacher.model}: {100 * score:.2f} % of {len(dataset.test_images)} test images")
 
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import benchmark
 import evidence
-import exhibits
 import numpy as np
 import pytest
 import runs
@@ -16,6 +15,7 @@ import test_scripts
 
 from ssdkd_jax import build, presets
 from ssdkd_jax import config as defaults
+from ssdkd_jax.run import pictures
 from ssdkd_jax.types import Preview
 
 
@@ -114,7 +114,7 @@ def test_a_budget_may_be_that_of_some_methods_alone():
 
 def test_the_ablation_tells_how_even_the_classes_ended():
     rows = Preview(images=None, label=np.array([0, 0, 2, 2, 2]), confidence=None)
-    assert exhibits.class_counts(rows, 4) == [2, 0, 3, 0]
+    assert pictures.class_counts(rows, 4) == [2, 0, 3, 0]
     assert evidence.evenness([{"class_counts": [2, 0, 3]}, {"class_counts": [4, 2, 9]}]) == "1 to 6"
     assert evidence.evenness([]) == ""
 

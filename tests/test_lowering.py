@@ -72,7 +72,7 @@ def test_a_dispatch_of_many_steps_on_many_devices_lowers_for_accelerators(teache
     job = tiny.job(tiny.make_config(), teacher_variables)
     state, teacher = parallel.to_devices((tiny.first_state(job), teacher_variables))
     looped = dispatch.repeat(loop.distill(job.method, job.step), 5, looped=True)
-    module = lowered(lambda *arguments: looped.program(*arguments), (state, np.full(8, 5, np.int32), teacher))
+    module = lowered(lambda *arguments: looped.dispatch.program(*arguments), (state, np.full(8, 5, np.int32), teacher))
     check(module, "float32")
     assert "stablehlo.while" in module
     assert "stablehlo.all_reduce" in module

@@ -10,9 +10,10 @@ import test_configs
 from PIL import Image
 from scipy.io import savemat
 
-from ssdkd_jax import build, data, report
+from ssdkd_jax import build, data
 from ssdkd_jax.data import nyuv2
 from ssdkd_jax.engine import evaluation, loop, optimization, parallel, supervised
+from ssdkd_jax.report import machine, progress
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nyuv2.py"
 SPLITS = {"train": [2, 5, 3], "test": [1, 4]}
@@ -134,7 +135,7 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
     config.schedule.update(rounds=1, warmup=0, distill_steps=1)
     crop = config.data.crop
     inputs = build.Inputs((crop, crop, 3), read.classes, read.mean, read.std)
-    seconds = report.Stopwatch()
+    seconds = progress.Stopwatch()
 
     network, task = build.network(config.teacher.model, inputs), build.task(config, inputs.classes)
     recipe = build.teacher_recipe(config, 2)._replace(epochs=1)
@@ -162,4 +163,6 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
         scores = evaluate(after.student.variables)
     assert 0 <= scores["miou"] <= 1
     assert scores["loss"] > 0
-    print({name: round(value, 2) for name, value in seconds.seconds.items()}, report.peak_memory_bytes() / 2**30, "GiB")
+    print(
+        {name: round(value, 2) for name, value in seconds.seconds.items()}, machine.peak_memory_bytes() / 2**30, "GiB"
+    )

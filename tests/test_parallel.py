@@ -101,9 +101,9 @@ def two_rounds(programs, state, teacher):
     """The state after two rounds, the same on the host, and the metrics of each."""
     state, history = parallel.to_devices(state), []
     for _ in range(2):
-        state, made = loop.synthesize(programs, state, teacher)
-        state, learnt = loop.study(programs, state, teacher, programs.distill.times)
-        history.append(made | learnt)
+        state, synthesized = loop.synthesize(programs, state, teacher)
+        state, learnt = loop.train_student(programs, state, teacher, programs.distill.times)
+        history.append(synthesized | learnt)
     return state, parallel.to_host(state), history
 
 

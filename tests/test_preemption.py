@@ -11,7 +11,7 @@ from ssdkd_jax.engine import preemption, workdir
 
 POLLS = """
 import time
-from ssdkd_jax import preemption
+from ssdkd_jax.engine import preemption
 preemption.install()
 print("ready", flush=True)
 while not preemption.requested():
@@ -21,7 +21,7 @@ raise SystemExit(preemption.EXIT_CODE)
 """
 STUCK = """
 import hashlib
-from ssdkd_jax import preemption
+from ssdkd_jax.engine import preemption
 preemption.GRACE_SECONDS = 0.1
 preemption.install()
 print("ready", flush=True)
@@ -61,7 +61,9 @@ def test_a_folder_is_one_processs_at_a_time(tmp_path):
 
 
 def test_the_lock_goes_with_its_process_however_it_ends(tmp_path):
-    program = f"from pathlib import Path; from ssdkd_jax import workdir; lock = workdir.claim(Path({str(tmp_path)!r}))"
+    program = (
+        f"from pathlib import Path; from ssdkd_jax.engine import workdir; lock = workdir.claim(Path({str(tmp_path)!r}))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", f"{program}; print(1, flush=True); import time; time.sleep(600)"],
         stdout=subprocess.PIPE,

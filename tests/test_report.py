@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from ssdkd_jax import report
-from ssdkd_jax.report import masks
+from ssdkd_jax.report import masks, plots
 
 
 def shown(grid, row, column):
@@ -14,7 +13,7 @@ def shown(grid, row, column):
 def test_class_grid_spreads_over_the_slots_of_each_class():
     images = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None, None], (20, 2, 3, 1))
     labels = np.array([0, 1] * 9 + [2, 0])
-    grid = report.class_grid(images, labels, 4, per_class=3)
+    grid = plots.class_grid(images, labels, 4, per_class=3)
     assert grid.shape == (4 * 4, 3 * 5, 1)
     for row, slots in enumerate([[0, 8, 19], [1, 9, 17], [18]]):
         for column, slot in enumerate(slots):

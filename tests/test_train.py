@@ -82,16 +82,30 @@ class StopAfter:
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 6, 8, 11])
 def test_a_run_stopped_within_a_round_ends_with_the_same_bits(compiled, undisturbed, calls):
     job, programs, first, teacher = compiled
-    plan, seen = job.plan._replace(rounds=4), []
-    arguments = plan, teacher, tiny.clock, lambda number, *_: seen.append(number)
+    plan, rounds = job.plan._replace(rounds=4), []
+    arguments = plan, teacher, tiny.clock, lambda done, *_: rounds.append(done)
     stopped = loop.run(programs, plan, parallel.to_devices(first), *arguments[1:], stop=StopAfter(calls))
-    assert not loop.finished(plan, stopped)
-    number = loop.progress(stopped)
+    at = loop.position(stopped)
+    assert not at.finished(plan)
     resumed = loop.run(programs, plan, parallel.to_devices(parallel.to_host(stopped)), *arguments[1:])
-    assert loop.finished(plan, resumed)
-    assert loop.progress(resumed) > number
-    assert seen == [1, 2, 3, 4]
+    assert loop.position(resumed).finished(plan)
+    assert loop.position(resumed).checkpoint > at.checkpoint
+    assert rounds == [1, 2, 3, 4]
     assert tiny.tree_equal(parallel.to_host(resumed), undisturbed[0])
+
+
+def test_a_position_says_what_is_due_next_and_where_that_leads():
+    plan = loop.Plan(rounds=3, warmup=1, distill_steps=2)
+    at, due = loop.Position(0, 0), []
+    while not at.finished(plan):
+        due.append(tuple(at.due(plan)))
+        at = at.after(at.due(plan))
+    synthesis, distillation = (True, 0), (False, 2)
+    assert due == [synthesis, synthesis, distillation, synthesis, distillation]
+    assert at == (3, 4)
+    assert loop.Position(2, 1).due(plan) == (False, 1)  # stopped within a round
+    assert loop.Position(5, 4).due(plan) == (False, 4)  # a plan that has become shorter owes what was begun
+    assert loop.Position(2, 9).due(plan) == (True, 0)
 
 
 def with_logits(state, value):
@@ -105,7 +119,7 @@ def with_logits(state, value):
 def test_distillation_steps_that_are_not_finite_change_nothing_and_are_counted(compiled, undisturbed):
     _, programs, _, teacher = compiled
     before = with_logits(undisturbed[0], np.nan)
-    after, history = loop.study(programs, parallel.to_devices(before), teacher, 2)
+    after, history = loop.train_student(programs, parallel.to_devices(before), teacher, 2)
     after = parallel.to_host(after)
     np.testing.assert_array_equal(history["distillation_skipped"], [1, 1])
     assert tiny.tree_equal(after.student.variables, before.student.variables)

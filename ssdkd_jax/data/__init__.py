@@ -116,13 +116,13 @@ def scattered(folder: str = "") -> Dataset:
     return Dataset(*train, *test, items.classes + 1, mean, std, names)
 
 
-def nyuv2(folder: str = "") -> Dataset:
+def indoor(folder: str = "") -> Dataset:
     """NYUv2 with 13 classes through tfds: 795 + 654 images 256x341x3, and masks of their pixels."""
-    from ssdkd_jax.data import nyuv2 as builder  # which tfds then knows
+    from ssdkd_jax.data import nyuv2  # which tfds then knows
 
-    read = _from_tfds("nyuv2", folder, "mask", len(builder.NAMES), (0.5,) * 3, (0.5,) * 3)
+    read = _from_tfds("nyuv2", folder, "mask", len(nyuv2.NAMES), (0.5,) * 3, (0.5,) * 3)
     train, test = (labels[..., 0].astype(np.uint8) for labels in (read.train_labels, read.test_labels))
-    return read._replace(train_labels=train, test_labels=test, names=builder.NAMES)
+    return read._replace(train_labels=train, test_labels=test, names=nyuv2.NAMES)
 
 
 _LOADERS = {
@@ -131,7 +131,7 @@ _LOADERS = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "scenes": scattered,
-    "nyuv2": nyuv2,
+    "nyuv2": indoor,
 }
 
 

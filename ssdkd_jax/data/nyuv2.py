@@ -94,24 +94,24 @@ def _folders(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
 
 def _numbered(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
     meta = folder / "nyuv2-meta-data"
-    for number in _numbers(meta / "splits.mat", split):
-        path = meta / f"{split}_labels_13" / f"new_nyu_class13_{number:04d}.png"
-        image = _read(folder / "480_640" / "IMAGE" / f"{number - 1}.png", "RGB")
-        yield f"{number:04d}", _pair(image, _read(path), path)
+    for image_id in _image_ids(meta / "splits.mat", split):
+        path = meta / f"{split}_labels_13" / f"new_nyu_class13_{image_id:04d}.png"
+        image = _read(folder / "480_640" / "IMAGE" / f"{image_id - 1}.png", "RGB")
+        yield f"{image_id:04d}", _pair(image, _read(path), path)
 
 
 def _original(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
     import h5py
 
     of_894 = np.concatenate([[0], loadmat(_present(folder / MAPPING))["mapClass"].ravel()])
-    numbers = _numbers(folder / "splits.mat", split)
+    image_ids = _image_ids(folder / "splits.mat", split)
     with h5py.File(folder / LABELLED) as file:
-        for number in numbers:  # MATLAB's axes come in reverse: [3, W, H] and [W, H]
-            image, label = file["images"][number - 1].T, file["labels"][number - 1].T
-            yield f"{number:04d}", _pair(image, OF_40[of_894[label]], folder / LABELLED)
+        for image_id in image_ids:  # MATLAB's axes come in reverse: [3, W, H] and [W, H]
+            image, label = file["images"][image_id - 1].T, file["labels"][image_id - 1].T
+            yield f"{image_id:04d}", _pair(image, OF_40[of_894[label]], folder / LABELLED)
 
 
-def _numbers(path: Path, split: str) -> list[int]:
+def _image_ids(path: Path, split: str) -> list[int]:
     """The images of a split, counted from 1."""
     return loadmat(_present(path))[f"{split}Ndxs"].ravel().astype(int).tolist()
 

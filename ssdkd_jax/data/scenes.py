@@ -39,14 +39,14 @@ def make(
 def scene(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One scene, float64 [size, size] in [0, 1], and its mask, uint8 [size, size]."""
     pixels, mask, owner = ground(rng, size), np.full((size, size), GROUND, np.uint8), np.zeros((size, size), int)
-    for number in range(1, 1 + rng.integers(ITEMS[0], ITEMS[1] + 1)):
+    for item in range(1, 1 + rng.integers(ITEMS[0], ITEMS[1] + 1)):
         which = rng.integers(len(images))
         if (opacity := placed(rng, images[which], owner)) is None:
             continue
         shadow = ndimage.gaussian_filter(opacity, size / 32)
         pixels = pixels * (1 - 0.7 * shadow) * (1 - opacity) + rng.uniform(0.7, 1.0) * opacity
         mask[opacity > VISIBLE] = 1 + labels[which]
-        owner[opacity > VISIBLE] = number
+        owner[opacity > VISIBLE] = item
     return np.clip(pixels, 0, 1), mask
 
 
@@ -57,7 +57,7 @@ def placed(rng: np.random.Generator, image: np.ndarray, owner: np.ndarray) -> np
         image: uint8 [h, w].
         owner: int [size, size], which item each pixel shows, 0 for the ground.
     """
-    size, seen = len(owner), np.bincount(owner.ravel())
+    size, visible = len(owner), np.bincount(owner.ravel())
     side = round(size * rng.uniform(*SCALE))
     item = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) / 255
     for _ in range(TRIES):
@@ -65,8 +65,8 @@ def placed(rng: np.random.Generator, image: np.ndarray, owner: np.ndarray) -> np
         rows, columns = (slice(max(start, 0), min(start + side, size)) for start in (top, left))
         opacity = np.zeros((size, size))
         opacity[rows, columns] = item[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-        hidden = np.bincount(owner[opacity > VISIBLE], minlength=len(seen))
-        if (hidden[1:] <= COVERED * seen[1:]).all():
+        hidden = np.bincount(owner[opacity > VISIBLE], minlength=len(visible))
+        if (hidden[1:] <= COVERED * visible[1:]).all():
             return opacity
     return None
 

@@ -18,13 +18,13 @@ from ssdkd_jax.types import Array, Method, Network, TrainState, Variables
 
 
 def make_pass(method: Method, network: Network, last: int, axis: str | None) -> Callable:
-    """(student's variables, state, teacher variables, number) -> student's variables after one batch more.
+    """(student's variables, state, teacher variables, batch index) -> student's variables after one batch more.
 
     The batch is drawn as at step `last` of the student; parameters stay.
     """
 
-    def run(variables: Variables, state: TrainState, teacher: Variables, number: Array) -> Variables:
-        key = loop.stage_key(state.key, loop.CALIBRATION, number)
+    def run(variables: Variables, state: TrainState, teacher: Variables, index: Array) -> Variables:
+        key = loop.stage_key(state.key, loop.CALIBRATION, index)
         batch = method.sample(state.method, teacher, jnp.int32(last), key)
         _, renewed = network.train(variables, batch.images)
         statistics = {name: value for name, value in renewed.items() if name != "params"}
@@ -44,9 +44,9 @@ def make(method: Method, network: Network, last: int, batches: int) -> Callable[
 
     def calibrated(state: TrainState, teacher: Variables) -> Variables:
         variables = state.student.variables
-        for number in range(batches):
-            numbers = np.full(jax.local_device_count(), number, np.int32)
-            variables = jax.block_until_ready(program(variables, state, teacher, numbers))
+        for index in range(batches):
+            indices = np.full(jax.local_device_count(), index, np.int32)
+            variables = jax.block_until_ready(program(variables, state, teacher, indices))
         return variables
 
     return calibrated

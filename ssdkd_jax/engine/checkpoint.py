@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssdkd_jax.engine import hosts
+from ssdkd_jax.engine import hosts, parallel
 from ssdkd_jax.types import Sharded, named_leaves
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,23 @@ def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, kee
     return path
 
 
+class Saver:
+    """Saves a state that is on the devices, no more often than every `seconds` but where it must be."""
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
+
+    def now_and_then(self, step: int, state: Any, note: dict) -> None:
+        """Save `state` where the last time is long enough ago on any host."""
+        if hosts.any_of(time.monotonic() - self.last >= self.seconds):
+            self.now(step, state, note)
+
+    def now(self, step: int, state: Any, note: dict) -> None:
+        """Save `state`."""
+        save(self.folder, step, parallel.to_save(state), note)
+        self.last = time.monotonic()
+
+
 def steps(folder: str | Path) -> list[int]:
     """Numbers of the checkpoints that have a manifest, ascending."""
     return sorted(int(p.stem) for p in Path(folder).glob("[0-9]*.json") if p.stem.isdigit())
@@ -78,8 +96,8 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
         ValueError: when checkpoints exist but all are damaged, or when the newest whole one is
             of another structure; the sentence names the first array that differs.
     """
-    numbers, reasons = steps(folder), []
-    for step in reversed(numbers):
+    saved_steps, reasons = steps(folder), []
+    for step in reversed(saved_steps):
         path = Path(folder).absolute() / f"{step:08d}"
         try:
             note = verify(path)
@@ -88,7 +106,7 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
             log.warning("%s Trying the checkpoint before.", error)
             continue
         return step, _unflatten(read(path), like, path), note
-    if numbers:
+    if saved_steps:
         raise ValueError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
 
@@ -177,7 +195,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _stored(tree: Any) -> dict[str, Any]:
-    """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes anew."""
+    """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes again."""
     return {name: leaf for name, leaf in named_leaves(tree).items() if np.size(leaf)}
 
 

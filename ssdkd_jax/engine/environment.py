@@ -26,7 +26,7 @@ def has_accelerator(environment: Mapping[str, str]) -> bool:
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables to add for a fast CPU run; what the user set is kept.
 
-    Huge pages for the allocator, since XLA:CPU allocates its temporaries anew each call, and what this jaxlib was
+    Huge pages for the allocator, since XLA:CPU allocates its temporaries again each call, and what this jaxlib was
     seen to gain by.
     """
     added = {}

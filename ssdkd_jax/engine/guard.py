@@ -68,8 +68,8 @@ class Watch:
         for step, skipped in enumerate(history.get(stage + SKIPPED, ())):
             self.in_a_row[stage] = self.in_a_row.get(stage, 0) + 1 if skipped else 0
             if skipped and self.in_a_row[stage] >= self.limit:
-                shown = {name: values[step] for name, values in history.items() if step < len(values)}
-                bad = [f"'{name}' is {value}" for name, value in shown.items() if not _finite(value)]
+                reported = {name: values[step] for name, values in history.items() if step < len(values)}
+                bad = [f"'{name}' is {value}" for name, value in reported.items() if not _finite(value)]
                 raise FloatingPointError(
                     f"{', '.join(bad) or f'the gradient of {stage} is not finite'} in {where}, step {step + 1} "
                     f"({self.in_a_row[stage]} skipped in a row); the last good checkpoint is kept: lower the "

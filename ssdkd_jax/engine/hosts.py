@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-def join(coordinator: str = "", count: int | None = None, number: int | None = None) -> None:
+def join(coordinator: str = "", count: int | None = None, host_index: int | None = None) -> None:
     """Join the other hosts of this run; call once, before anything else of JAX.
 
     What is not given is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
@@ -22,14 +22,14 @@ def join(coordinator: str = "", count: int | None = None, number: int | None = N
     Args:
         coordinator: 'address:port' of the first host.
         count: of hosts.
-        number: this one's, from 0.
+        host_index: this one's, from 0.
 
     Raises:
         ValueError: where neither arguments, environment nor cluster tell who the hosts are.
     """
     try:
-        count, number = _given(count, "JAX_NUM_PROCESSES"), _given(number, "JAX_PROCESS_ID")
-        jax.distributed.initialize(coordinator or None, count, number)
+        count, host_index = _given(count, "JAX_NUM_PROCESSES"), _given(host_index, "JAX_PROCESS_ID")
+        jax.distributed.initialize(coordinator or None, count, host_index)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"Cannot join the other hosts ({' '.join(str(error).split())}); give --coordinator=ADDRESS:PORT, "

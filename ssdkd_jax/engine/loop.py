@@ -35,6 +35,43 @@ class Plan(NamedTuple):
     max_skipped: int = 1
 
 
+class Due(NamedTuple):
+    """The next half of a round: a synthesis, or so many distillation steps; neither at the end of the run."""
+
+    synthesis: bool
+    distill_steps: int
+
+
+class Position(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        rounds: syntheses done.
+        student_steps: distillation steps done.
+    """
+
+    rounds: int
+    student_steps: int
+
+    def due(self, plan: Plan) -> Due:
+        """What comes next; distillation steps where a round has its images, but the student has not yet seen them."""
+        steps = max(0, self.rounds - plan.warmup) * plan.distill_steps - self.student_steps
+        return Due(False, steps) if steps > 0 else Due(self.rounds < plan.rounds, 0)
+
+    def after(self, due: Due) -> Position:
+        """Where the run is when that is done."""
+        return Position(self.rounds + due.synthesis, self.student_steps + due.distill_steps)
+
+    def finished(self, plan: Plan) -> bool:
+        """Whether nothing is due."""
+        return not any(self.due(plan))
+
+    @property
+    def checkpoint(self) -> int:
+        """The number of its checkpoint; later ones are higher."""
+        return self.rounds + self.student_steps
+
+
 class Programs(NamedTuple):
     """The compiled programs of a round, in the order in which they run."""
 
@@ -74,8 +111,8 @@ def finish(method: Method) -> Callable:
 
     def run(state: TrainState, work: Any, teacher: Variables) -> tuple[TrainState, Metrics]:
         key = stage_key(state.key, SYNTHESIS, 2 * state.round + 1)
-        made, metrics = method.synthesis.finish(work, state.method, teacher, state.student, key)
-        return state.replace(method=made, round=state.round + 1), metrics
+        method_state, metrics = method.synthesis.finish(work, state.method, teacher, state.student, key)
+        return state.replace(method=method_state, round=state.round + 1), metrics
 
     return run
 
@@ -84,11 +121,11 @@ def distill(method: Method, student_step: StudentStep) -> Callable:
     """(state, teacher variables) -> (state, metrics): sample, distill, feedback."""
 
     def run(state: TrainState, teacher: Variables) -> tuple[TrainState, Metrics]:
-        number = state.student.step
-        batch = method.sample(state.method, teacher, number, stage_key(state.key, DISTILLATION, number))
+        step = state.student.step
+        batch = method.sample(state.method, teacher, step, stage_key(state.key, DISTILLATION, step))
         student, gaps, metrics = student_step(state.student, batch)
-        answered = method.feedback(state.method, batch, gaps, number)
-        return state.replace(method=answered, student=student), metrics
+        method_state = method.feedback(state.method, batch, gaps, step)
+        return state.replace(method=method_state, student=student), metrics
 
     return run
 
@@ -131,7 +168,7 @@ def synthesize(
     return jax.block_until_ready(state), dispatch.fetch(inverted) | dispatch.fetch([stored])
 
 
-def study(
+def train_student(
     programs: Programs, state: TrainState, teacher: Variables, steps: int, stop: Stop = dispatch.never
 ) -> tuple[TrainState, History]:
     """The second half of a round: the student learns for `steps` steps, fewer where `stop` comes between."""
@@ -139,20 +176,9 @@ def study(
     return jax.block_until_ready(state), dispatch.fetch(distilled)
 
 
-def steps_left(plan: Plan, state: TrainState) -> int:
-    """Distillation steps that the round of a state on the devices lacks; more than 0 where it was stopped within."""
-    rounds, steps = (int(parallel.unreplicate(number)) for number in (state.round, state.student.step))
-    return max(0, rounds - plan.warmup) * plan.distill_steps - steps
-
-
-def finished(plan: Plan, state: TrainState) -> bool:
-    """Whether a state on the devices has nothing left to do."""
-    return int(parallel.unreplicate(state.round)) == plan.rounds and not steps_left(plan, state)
-
-
-def progress(state: TrainState) -> int:
-    """Rounds begun and distillation steps made: the number of a state's checkpoint, later ones being higher."""
-    return int(parallel.unreplicate(state.round)) + int(parallel.unreplicate(state.student.step))
+def position(state: TrainState) -> Position:
+    """Where a state on the devices is."""
+    return Position(*(int(count) for count in jax.device_get(parallel.unreplicate((state.round, state.student.step)))))
 
 
 def run(
@@ -177,34 +203,34 @@ def run(
         FloatingPointError: after `plan.max_skipped` steps in a row that were not finite, or a weight that is not,
             before `on_round` could save it.
     """
-    watch, history = guard.Watch(plan.max_skipped), {}
-    number, left = int(parallel.unreplicate(state.round)), steps_left(plan, state)
-    while left or number < plan.rounds:
-        if not left:
+    watch, metrics, stopped = guard.Watch(plan.max_skipped), {}, False
+    at = position(state)
+    while not (stopped or at.finished(plan)):
+        due = at.due(plan)
+        if due.synthesis:
             with clock("synthesis"):
-                state, history = synthesize(programs, state, teacher, stop)
-            watch.check(INVERSION, history, f"round {number + 1}")
-            if int(parallel.unreplicate(state.round)) == number:
-                break
-            number, left = number + 1, steps_left(plan, state)
-        if left:
+                state, metrics = synthesize(programs, state, teacher, stop)
+            watch.check(INVERSION, metrics, f"round {at.rounds + 1}")
+        else:
             with clock("distillation"):
-                state, distilled = study(programs, state, teacher, left, stop)
-            watch.check(DISTILLING, distilled, f"round {number}")
-            history |= distilled
-            left = steps_left(plan, state)
-        check_state(state, number)
-        if left:
-            break
-        on_round(number, state, guard.summary(history))
-        history = {}
+                state, learnt = train_student(programs, state, teacher, due.distill_steps, stop)
+            watch.check(DISTILLING, learnt, f"round {at.rounds}")
+            metrics |= learnt
+        expected, at = at.after(due), position(state)
+        stopped = at != expected
+        round_done = not stopped and not at.due(plan).distill_steps
+        if stopped or round_done:
+            check_state(state, at.rounds)
+        if round_done:
+            on_round(at.rounds, state, guard.summary(metrics))
+            metrics = {}
     return state
 
 
-def check_state(state: TrainState, number: int) -> None:
-    """Raise FloatingPointError, which names the array, where the state after `number` rounds is not finite."""
+def check_state(state: TrainState, rounds: int) -> None:
+    """Raise FloatingPointError, which names the array, where the state after `rounds` rounds is not finite."""
     for name in parallel.not_finite(state):
         raise FloatingPointError(
-            f"'{name}' is not finite after round {number}; the last good checkpoint is kept: lower the "
+            f"'{name}' is not finite after round {rounds}; the last good checkpoint is kept: lower the "
             "learning rate of that stage and start again."
         )

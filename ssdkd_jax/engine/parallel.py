@@ -208,7 +208,7 @@ def pmap(function: Callable, donate: tuple[int, ...] = ()) -> Callable:
     return jax.pmap(function, axis_name=AXIS, donate_argnums=donate)
 
 
-def jit_once(function: Callable) -> Callable:
+def quick_jit(function: Callable) -> Callable:
     """`jax.jit` for what runs a single time, such as initialisation: compiled quickly rather than well."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 

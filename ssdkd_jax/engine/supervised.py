@@ -95,13 +95,13 @@ def fit(
     done = int(parallel.unreplicate(state.step))
     for epoch in range(done // steps, recipe.epochs):
         order = parallel.to_devices(shuffle(epoch))
-        left = epoch_steps._replace(times=(epoch + 1) * steps - done)
-        state, history = left(state, *fixed, order, key_view, stop=stop)
+        rest_of_epoch = epoch_steps._replace(times=(epoch + 1) * steps - done)
+        state, history = rest_of_epoch(state, *fixed, order, key_view, stop=stop)
         history, done = dispatch.fetch(history), int(parallel.unreplicate(state.step))
         watch.check(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:
             break
-        made = history.pop(STAGE + guard.SKIPPED) == 0
-        sums = {name: values[made].sum(0, np.float64) for name, values in history.items()}
-        on_epoch(epoch + 1, state, task.scores(sums, made.sum() * recipe.batch))
+        finite = history.pop(STAGE + guard.SKIPPED) == 0
+        sums = {name: values[finite].sum(0, np.float64) for name, values in history.items()}
+        on_epoch(epoch + 1, state, task.scores(sums, finite.sum() * recipe.batch))
     return state

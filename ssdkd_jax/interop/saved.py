@@ -9,7 +9,7 @@ import jax
 
 from ssdkd_jax import models
 from ssdkd_jax.engine import checkpoint
-from ssdkd_jax.types import Array, Network, Variables
+from ssdkd_jax.types import Array, Inputs, Network, Variables
 
 
 class Saved(NamedTuple):
@@ -27,6 +27,18 @@ class Saved(NamedTuple):
 
     def __call__(self, images: Array) -> Array:
         return jax.jit(self.network.apply)(self.variables, images)
+
+
+def note(model: str, inputs: Inputs, **scores: float) -> dict[str, Any]:
+    """What is saved beside the weights of `model`."""
+    return {
+        "model": model,
+        "classes": inputs.classes,
+        "image_shape": list(inputs.image_shape),
+        "mean": list(inputs.mean),
+        "std": list(inputs.std),
+        **scores,
+    }
 
 
 def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None:
@@ -62,3 +74,23 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
     network = models.bind(module, note["image_shape"], note["mean"], note["std"], compute=compute)
     _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
     return Saved(network, variables, note)
+
+
+def load_for(inputs: Inputs, folder: str | Path, model: str | None = None, compute: str = "float32") -> Saved:
+    """The model saved in `folder`, which must take and answer what `inputs` says; its normalisation is its own.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; or where it is of another class count or image shape.
+    """
+    found = load(folder, model, compute)
+    if found.note["classes"] != inputs.classes:
+        raise ValueError(
+            f"The model in {folder} knows {found.note['classes']} classes, but the data have {inputs.classes}; "
+            "use a model of the same classes."
+        )
+    if tuple(found.note["image_shape"]) != tuple(inputs.image_shape):
+        raise ValueError(
+            f"The model in {folder} takes images of shape {found.note['image_shape']}, but the data have "
+            f"{list(inputs.image_shape)}; use a model of the same image size."
+        )
+    return found

@@ -32,7 +32,7 @@ class Stored(NamedTuple):
     Attributes:
         shape: of the tensor.
         dtype: of the array that is read.
-        read: the array; anew on each call, so that one at a time is in memory.
+        read: the array; read again at each call, so that one at a time is in memory.
     """
 
     shape: tuple[int, ...]

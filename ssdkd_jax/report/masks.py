@@ -25,8 +25,8 @@ def palette(classes: int) -> np.ndarray:
 
 def spread(count: int, width: int) -> np.ndarray:
     """Which of `count` images of this width a sheet shows: evenly over them all."""
-    shown = max(1, min(count, 12, WIDTH // width))
-    return np.linspace(0, count - 1, shown).astype(int)
+    columns = max(1, min(count, 12, WIDTH // width))
+    return np.linspace(0, count - 1, columns).astype(int)
 
 
 def answers(apply: Callable, variables: Mapping, images: np.ndarray) -> np.ndarray:

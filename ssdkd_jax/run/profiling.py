@@ -1,4 +1,4 @@
-"""Seconds of the jitted steps, measured on a buffer of noise."""
+"""Seconds of the jitted steps of a method, measured after one synthesised round."""
 
 from __future__ import annotations
 
@@ -8,35 +8,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build
+from ssdkd_jax import build, presets
 from ssdkd_jax.engine import dispatch, loop, parallel
-from ssdkd_jax.methods import ssdkd
-from ssdkd_jax.types import Network, TrainState, Variables
+from ssdkd_jax.types import Inputs, Network, TrainState, Variables
 
 
-def filled_state(job: build.Job, seed: int) -> TrainState:
-    """A first state, on the devices, whose buffer is full of noise images of all classes.
-
-    Raises:
-        ValueError: for another method than SSD-KD.
-    """
-    state = loop.init(job.method, job.network, job.tx, seed)
-    if not isinstance(state.method, ssdkd.State):
-        raise ValueError("Only SSD-KD's steps are profiled; set method.name = 'ssdkd' and measure_unit = False.")
-    buffer, rng = state.method.buffer, np.random.default_rng(seed)
-    rows = buffer.shards.rows
-    noise = jnp.asarray(rng.integers(0, 256, rows.images.shape, np.uint8))
-    label = jnp.arange(buffer.index.label.shape[0], dtype=jnp.int32) % job.task.classes
-    gap = jnp.asarray(rng.random(label.shape, np.float32))
-    buffer = buffer.replace(
-        index=buffer.index.replace(label=label, gap=gap),
-        shards=buffer.shards.replace(rows=rows.replace(images=noise)),
-    )
-    return parallel.to_devices(state.replace(method=state.method.replace(buffer=buffer)))
+def first_state(job: build.Job, seed: int) -> TrainState:
+    """The state before the first round, on the devices."""
+    return parallel.to_devices(loop.init(job.method, job.network, job.tx, seed))
 
 
 def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loop.Programs, float]:
@@ -44,6 +26,13 @@ def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loo
     start = time.perf_counter()
     programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
     return programs, time.perf_counter() - start
+
+
+def synthesized(programs: loop.Programs, state: TrainState, teacher: Variables) -> TrainState:
+    """The state after a synthesis of one step, with images that a student can be taught from."""
+    short = programs._replace(invert=programs.invert._replace(times=1))
+    state, _ = loop.synthesize(short, state, teacher)
+    return state
 
 
 def seconds_per_call(call: Callable[[Any], Any], carry: Any, times: int) -> tuple[float, Any]:
@@ -67,20 +56,32 @@ def watched(programs: loop.Programs, clock: Callable[[str], AbstractContextManag
         return call
 
     return loop.Programs(
-        *(p._replace(program=watch(p.program)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
+        *(p._replace(dispatch=watch(p.dispatch)) if isinstance(p, dispatch.Repeat) else watch(p) for p in programs)
     )
 
 
-def in_loop(config: ConfigDict, inputs: build.Inputs, teacher: Network, variables: Variables) -> build.Job:
-    """The same job with the teacher run in every distillation step."""
+def distillation_seconds(
+    programs: loop.Programs, state: TrainState, teacher: Variables, times: int
+) -> tuple[float, TrainState]:
+    """Median seconds of one distillation step, and the state after them."""
+    one = programs.distill._replace(times=1)
+    return seconds_per_call(lambda state: one(state, teacher)[0], state, times)
+
+
+def in_loop_seconds(
+    config: ConfigDict, teacher: Network, variables: Variables, inputs: Inputs, times: int = 20
+) -> float:
+    """Median seconds of one distillation step with the teacher run in it."""
     config = config.copy_and_resolve_references()
     config.views.count = 0
-    return build.job(config, inputs, teacher, variables)
-
-
-def distill_seconds(job: build.Job, state: TrainState, teacher: Variables, times: int) -> float:
-    """Median seconds of one dispatch of the distillation step, per step."""
-    program = dispatch.repeat(loop.guarded_distill(job.method, job.step), 1)
-    (compiled_step,) = dispatch.compile_together([(program, (state, teacher))])
-    seconds, _ = seconds_per_call(lambda s: compiled_step(s, teacher)[0], state, times)
+    job, on_devices = build.job(config, inputs, teacher, variables), parallel.to_devices(variables)
+    state = first_state(job, config.seed)
+    programs, _ = compiled(job, state, on_devices)
+    seconds, _ = distillation_seconds(programs, synthesized(programs, state, on_devices), on_devices, times)
     return seconds
+
+
+def unit_seconds(config: ConfigDict, teacher: Network, variables: Variables, inputs: Inputs) -> float:
+    """Seconds of the unit of time of this pair: a distillation step from logits, with the teacher run in it."""
+    unhinted = presets.apply(config.copy_and_resolve_references(), "ssdkd_logits")
+    return in_loop_seconds(unhinted, teacher, variables, inputs)

@@ -1,32 +1,47 @@
-"""What the student learns where the real images may be touched: the yardsticks of a data-free run."""
+"""The yardsticks of a data-free run: what the student learns from real images."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
-import common
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, data
-from ssdkd_jax.engine import optimization, parallel, preemption, supervised
+from ssdkd_jax import build
+from ssdkd_jax.engine import dispatch, optimization, parallel, preemption, supervised
+from ssdkd_jax.run import evaluation
+from ssdkd_jax.types import Inputs
+
+if TYPE_CHECKING:
+    from ssdkd_jax.data import Dataset
 
 
-def train(config: ConfigDict, dataset: data.Dataset, inputs: build.Inputs) -> float:
-    """Score of the student trained on as many real images, evenly over classes, as the buffer holds."""
+def train(config: ConfigDict, dataset: Dataset, inputs: Inputs, stop: Callable[[], bool] = dispatch.never) -> float:
+    """Score of the student trained on as many real images, evenly over classes, as the buffer holds.
+
+    Args:
+        config: with global batches, see `build.for_devices`.
+        inputs: of the distilled student.
+        stop: asked between dispatches.
+
+    Raises:
+        Preempted: where `stop` said so.
+    """
     task = build.task(config, inputs.classes)
     network = build.network(config.student.model, inputs, compute=config.compute)
     recipe = build.yardstick_recipe(config)
     key_init, key_fit = jax.random.split(jax.random.key(config.seed))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
-    shown = np.resize(subset, config.yardstick_steps * recipe.batch)
-    images, labels = dataset.train_images[shown], dataset.train_labels[shown]
-    state = parallel.to_devices(parallel.jit_once(partial(optimization.init, network, recipe.tx))(key_init))
-    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, common.stop)
+    rows = np.resize(subset, config.yardstick_steps * recipe.batch)
+    images, labels = dataset.train_images[rows], dataset.train_labels[rows]
+    state = parallel.to_devices(parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init))
+    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, stop)
     if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
         raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
-    return common.evaluator(config, network, dataset)(state.variables)[task.score]
+    return evaluation.evaluator(config, network, dataset)(state.variables)[task.score]
 
 
 def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
@@ -44,7 +59,7 @@ def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
     return order[np.argsort(rank[order], kind="stable")[:size]]
 
 
-def given_images(config: ConfigDict, dataset: data.Dataset) -> np.ndarray:
+def given_images(config: ConfigDict, dataset: Dataset) -> np.ndarray:
     """The real images that the yardstick 'given' distils on; no other method is handed them by `build`."""
     if config.given.images < 0:
         return dataset.train_images

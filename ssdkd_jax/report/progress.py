@@ -1,0 +1,82 @@
+"""How a run goes on: seconds by stage, a progress bar, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+IN_THE_BAR = ("accuracy", "miou", "inversion", "distillation", "loss")
+
+
+class Stopwatch:
+    """Seconds by stage, summed over a run and its resumptions.
+
+    Args:
+        seconds: by stage, to begin with.
+        clock: of `CLOCKS`; 'cpu' counts the processor seconds of this process.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None, clock: str = "wall"):
+        self.seconds, self.clock = {}, clock
+        self.add(seconds or {})
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = CLOCKS[self.clock]()
+        try:
+            yield
+        finally:
+            self.add({stage: CLOCKS[self.clock]() - start})
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds of several stages."""
+        for stage, value in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + value
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages."""
+        return sum(self.seconds.values())
+
+
+@contextlib.contextmanager
+def progress(
+    stage: str, total: int, done: int = 0, visible: bool = True
+) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A bar of `total` units with time left; the value it yields advances it by one and shows metrics."""
+    with tqdm(total=total, initial=done, desc=stage, dynamic_ncols=True, file=sys.stderr, disable=not visible) as bar:
+
+        def advance(metrics: dict[str, float]) -> None:
+            in_bar = {name: f"{value:.4g}" for name, value in metrics.items() if name in IN_THE_BAR}
+            bar.set_postfix(in_bar, refresh=False)
+            bar.update()
+
+        yield advance
+
+
+class Board:
+    """TensorBoard scalars and image grids below `folder`; nowhere where it is None."""
+
+    def __init__(self, folder: Path | None):
+        self.writer = SummaryWriter(str(folder or ""), write_to_disk=folder is not None)
+
+    def scalars(self, metrics: dict[str, float], step: int) -> None:
+        """One point of each curve."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def image(self, name: str, image: np.ndarray, step: int) -> None:
+        """An image [H, W, D], uint8."""
+        self.writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self.writer.close()

@@ -1,0 +1,113 @@
+"""The distillation of a run: started or resumed, evaluated now and then, saved, and stopped when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build
+from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
+from ssdkd_jax.report import progress
+from ssdkd_jax.run import pictures
+from ssdkd_jax.types import Preview, TrainState, Variables
+
+
+class Distilled(NamedTuple):
+    """What a distillation leaves.
+
+    Attributes:
+        state: on the devices.
+        curve: a point an evaluation: round, seconds, and held-out scores.
+        skipped: steps that were not finite, by stage.
+    """
+
+    state: TrainState
+    curve: list[dict[str, Any]]
+    skipped: dict[str, int]
+
+
+def distil(
+    config: ConfigDict,
+    job: build.Job,
+    teacher: Variables,
+    evaluate: Callable[[TrainState], dict[str, float]],
+    preview: Callable[[TrainState], Preview],
+    workdir: Path,
+    clock: progress.Stopwatch,
+    stop: Callable[[], bool] = dispatch.never,
+) -> Distilled:
+    """Run the job, or go on from its newest checkpoint under the workdir; the end is the same to the bit.
+
+    Args:
+        config: with global batches, see `build.for_devices`.
+        teacher: placed on the devices.
+        evaluate: state on the devices -> held-out scores of its student.
+        preview: state on the devices -> images for the eye.
+        stop: asked between dispatches.
+
+    Raises:
+        Preempted: where `stop` said so, and the state is saved; called again, it goes on.
+        FloatingPointError: as `loop.run`.
+    """
+    folder = workdir / "checkpoints"
+    with clock("setup"):
+        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
+    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
+    clock.add(note["seconds"])
+    note["seconds"] = clock.seconds
+    distilled = Distilled(parallel.to_devices(state), note["curve"], note["skipped"])
+    start = loop.position(distilled.state)
+    if start.finished(job.plan):
+        return distilled
+    with clock("compilation"):
+        programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
+    saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
+    board = progress.Board(workdir / "tensorboard" if hosts.is_first() else None)
+    with progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first()) as advance:
+
+        def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
+            add_skipped(distilled.skipped, metrics)
+            board.scalars(metrics, rounds)
+            if evaluation_due(config, job.plan, rounds):
+                with clock("evaluation"):
+                    scores = evaluate(state)
+                distilled.curve.append(point(rounds, clock, scores))
+                board.scalars({f"test/{name}": value for name, value in scores.items()}, rounds)
+                board.image("synthetic", pictures.class_grid(preview(state), job.task.classes), rounds)
+            score = {job.task.score: distilled.curve[-1][job.task.score]} if distilled.curve else {}
+            advance(metrics | score)
+            save = saver.now if rounds == job.plan.rounds else saver.now_and_then
+            save(loop.position(state).checkpoint, state, note)
+
+        state = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, stop)
+    board.close()
+    end = loop.position(state)
+    if not end.finished(job.plan):
+        saver.now(end.checkpoint, state, note)
+        raise preemption.Preempted(
+            f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
+        )
+    return distilled._replace(state=state)
+
+
+def evaluation_due(config: ConfigDict, plan: loop.Plan, rounds: int) -> bool:
+    """Whether the student is evaluated after so many rounds: every few that distil, and at the end."""
+    distilling = rounds - plan.warmup
+    return rounds == plan.rounds or (distilling > 0 and distilling % config.schedule.evaluate_every == 0)
+
+
+def point(rounds: int, clock: progress.Stopwatch, scores: dict[str, float]) -> dict[str, Any]:
+    """A point of the curve."""
+    spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
+    return {"round": rounds, "seconds": clock.total, **spent, **scores}
+
+
+def add_skipped(skipped: dict[str, int], metrics: dict[str, float]) -> None:
+    """Add a round's steps that were not finite to those of earlier rounds."""
+    for name, count in metrics.items():
+        if name.endswith(guard.SKIPPED):
+            skipped[name] = skipped.get(name, 0) + int(count)

@@ -1,0 +1,93 @@
+"""The pictures and tables that a run leaves in its folder; the first host writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build
+from ssdkd_jax.engine import hosts, parallel
+from ssdkd_jax.report import masks, plots
+from ssdkd_jax.types import Network, Preview, Sharded, TrainState, Variables
+
+if TYPE_CHECKING:
+    from ssdkd_jax.data import Dataset
+
+
+def previewer(job: build.Job, teacher: Variables) -> Callable[[TrainState], Preview]:
+    """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+    program = parallel.pmap(
+        lambda state, teacher, key: job.method.preview(state, teacher, jax.random.wrap_key_data(key))
+    )
+    key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
+
+    def preview(state: TrainState) -> Preview:
+        rows = parallel.to_host(Sharded(rows=program(state.method, teacher, key))).rows
+        return jax.tree.map(lambda x: x[rows.label >= 0], rows)
+
+    return preview
+
+
+def class_grid(rows: Preview, classes: int) -> np.ndarray:
+    """The images, a row a class."""
+    return plots.class_grid(rows.images, rows.label, classes)
+
+
+def class_counts(rows: Preview, classes: int) -> list[int]:
+    """How many of the images are of each class, as the teacher sees it."""
+    return np.bincount(rows.label, minlength=classes).tolist()
+
+
+def write(folder: Path, name: str, rows: Preview, summary: dict[str, Any], curve: Sequence[dict[str, Any]]) -> None:
+    """The three pictures, and the numbers behind the histograms.
+
+    Args:
+        name: of the data set.
+        rows: what the student was taught from at the end.
+    """
+    if not hosts.is_first():
+        return
+    score, counts = summary["score"], summary["class_counts"]
+    title = f"{name}: synthetic images by the teacher's class"
+    plots.save_grid(folder / "synthetic.png", class_grid(rows, len(counts)), title)
+    plots.save_histograms(folder / "histograms.png", np.array(counts), rows.confidence)
+    np.savez_compressed(folder / "shown.npz", **rows)
+    lines = {"teacher": summary[f"teacher_{score}"], "student, real subset": summary[f"real_subset_{score}"]}
+    lines = {label: value for label, value in lines.items() if value is not None}
+    seconds, scores = ([point[column] for point in curve] for column in ("seconds", score))
+    plots.save_accuracy(folder / "accuracy.png", seconds, scores, lines, score)
+
+
+def write_masks(
+    folder: Path,
+    config: ConfigDict,
+    synthetic: np.ndarray,
+    summary: dict[str, Any],
+    dataset: Dataset,
+    networks: Sequence[tuple[Network, Variables]],
+) -> None:
+    """What teacher and student make of real and of synthetic images, and their IoU by class.
+
+    Args:
+        synthetic: uint8 [M, H, W, D].
+        networks: teacher and student, with their variables.
+    """
+    if not hosts.is_first():
+        return
+    classes = dataset.classes
+    for name, rows, images, truth in (
+        ("masks.png", "image, labels, teacher, student", dataset.test_images, [dataset.test_labels]),
+        ("synthetic_masks.png", "synthetic image, teacher, student", synthetic, []),
+    ):
+        columns = masks.spread(len(images), images.shape[2])
+        answers = [masks.answers(network.apply, variables, images[columns]) for network, variables in networks]
+        sheet = masks.sheet(images[columns], [*(labels[columns] for labels in truth), *answers], classes)
+        plots.save_grid(folder / name, sheet, f"{config.data.name}: {rows}")
+    names = dataset.names or [str(label) for label in range(classes)]
+    scores = {"teacher": summary["teacher_scores"], "student": summary["student_scores"]}
+    masks.write_table(folder / "iou.csv", names, scores)

@@ -1,0 +1,90 @@
+"""The whole run: a teacher, its data-free distillation into a student, the yardsticks, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, models
+from ssdkd_jax.engine import calibration, checkpoint, dispatch, hosts, parallel
+from ssdkd_jax.interop import saved
+from ssdkd_jax.report import progress
+from ssdkd_jax.run import distillation, evaluation, pictures, profiling, summary, yardstick
+from ssdkd_jax.run import teacher as teachers
+
+if TYPE_CHECKING:
+    from ssdkd_jax.data import Dataset
+
+
+def run(
+    config: ConfigDict,
+    dataset: Dataset,
+    workdir: str | Path,
+    clock: progress.Stopwatch | None = None,
+    stop: Callable[[], bool] = dispatch.never,
+) -> dict[str, Any]:
+    """Run, or go on with, what the config describes, in `workdir`; the student and summary.json land there.
+
+    Args:
+        dataset: trains the teacher where none is saved, measures scores, and feeds the yardsticks; the student
+            never sees it.
+        clock: of the whole process, where more than this run is to be counted.
+        stop: asked between dispatches.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError, FileNotFoundError: where config, data and teacher do not fit together.
+        FloatingPointError: where a stage stays not finite.
+        Preempted: where `stop` said so, and all is saved; called again, it goes on.
+    """
+    original, config = config, build.for_devices(config)
+    workdir, clock = Path(workdir), clock or progress.Stopwatch()
+    teacher = teachers.obtain(config, dataset, workdir, clock, stop)
+    with clock("evaluation"):
+        variables = parallel.to_devices(teacher.variables)
+        teacher_scores = evaluation.evaluator(config, teacher.network, dataset)(variables)
+    with clock("setup"):
+        images = yardstick.given_images(config, dataset)
+        job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images)
+    steps, score = build.student_steps(config), job.task.score
+    preview = pictures.previewer(job, variables)
+    calibrated = calibration.make(job.method, job.network, steps, config.student.update_bn)
+    scores_of = evaluation.evaluator(config, job.network, dataset)
+    state, curve, skipped = distillation.distil(
+        config, job, variables, lambda state: scores_of(calibrated(state, variables)), preview, workdir, clock, stop
+    )
+    parallel.check_replicated(state)
+    student = parallel.to_host(calibrated(state, variables))
+    note = saved.note(config.student.model, teacher.inputs, **{score: curve[-1][score]})
+    saved.save(workdir / "student", student, note)
+
+    found = {
+        **summary.scores(score, teacher_scores, curve),
+        "synthetic_images": job.method.images_made(config.schedule.rounds, steps),
+        "buffer_size": config.buffer.size,
+        "skipped_steps": skipped,
+        "distillation_steps": steps,
+        "teacher_parameters": models.parameter_count(teacher.variables),
+        "student_parameters": models.parameter_count(student),
+    }
+    if config.yardstick_steps:
+        with clock("yardstick"):
+            found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
+    if config.measure_unit:
+        found["unit_seconds"] = profiling.unit_seconds(config, *teacher)
+    with clock("report"):
+        rows = preview(state)
+        found["class_counts"] = pictures.class_counts(rows, job.task.classes)
+        pictures.write(workdir, config.data.name, rows, found, curve)
+        if dataset.test_labels.ndim > 1:
+            networks = (teacher.network, teacher.variables), (job.network, student)
+            pictures.write_masks(workdir, config, rows.images, found, dataset, networks)
+    found |= summary.circumstances(original, clock) | {"curve": curve}
+    if hosts.is_first():
+        checkpoint.write_json(workdir / "summary.json", found)
+    return found
