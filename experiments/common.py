@@ -11,8 +11,9 @@ from pathlib import Path
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from ssdkd_jax import build
 from ssdkd_jax.engine import environment, hosts, preemption
 from ssdkd_jax.engine import workdir as folders
 
@@ -67,6 +68,16 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except (flags.Error, FileNotFoundError, TypeError) as error:
         sentence = str(error).rpartition("ValueError: ")[2]  # of a config file, below its traceback
         sys.exit("Error: " + " ".join(sentence.split()))
+
+
+def config() -> ConfigDict:
+    """The config of the command line.
+
+    Raises:
+        ValueError: where a field is set that the run would not read.
+    """
+    build.refuse_unread(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+    return CONFIG.value
 
 
 @contextlib.contextmanager

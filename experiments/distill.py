@@ -34,7 +34,7 @@ CLOCK = flags.DEFINE_enum("clock", "wall", list(progress.CLOCKS), SECONDS)
 
 def main() -> None:
     """Claim the folder, run, and print the scores."""
-    config, workdir = common.CONFIG.value, Path(common.WORKDIR.value)
+    config, workdir = common.config(), Path(common.WORKDIR.value)
     with common.claimed(workdir):
         clock = progress.Stopwatch({"start": environment.seconds_since_start()}, CLOCK.value)
         with clock("data"):

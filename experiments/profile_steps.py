@@ -41,7 +41,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def main() -> None:
     """Measure, and print."""
-    config = common.CONFIG.value
+    config = common.config()
     inputs = evaluation.inputs(config, data.load(config.data.name, config.data.folder))
     network = build.network(config.teacher.model, inputs, compute=config.compute)
     variables = network.init(jax.random.key(config.seed))

@@ -26,7 +26,7 @@ from ssdkd_jax.run import teacher
 
 def main() -> None:
     """Train, and print the score on the real test images."""
-    config, workdir = build.for_devices(common.CONFIG.value), Path(common.WORKDIR.value)
+    config, workdir = build.for_devices(common.config()), Path(common.WORKDIR.value)
     dataset = data.load(config.data.name, config.data.folder)
     with common.claimed(workdir):
         score = teacher.train(config, dataset, workdir, common.stop)

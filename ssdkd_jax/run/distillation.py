@@ -54,12 +54,8 @@ def distil(
         FloatingPointError: as `loop.run`.
     """
     folder = workdir / "checkpoints"
-    with clock("setup"):
-        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
-    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
-    clock.add(note["seconds"])
-    note["seconds"] = clock.seconds
-    distilled = Distilled(parallel.to_devices(state), note["curve"], note["skipped"])
+    distilled = begin(config, job, folder, clock)
+    note = {"seconds": clock.seconds, "curve": distilled.curve, "skipped": distilled.skipped}
     start = loop.position(distilled.state)
     if start.finished(job.plan):
         return distilled
@@ -92,6 +88,15 @@ def distil(
             f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
         )
     return distilled._replace(state=state)
+
+
+def begin(config: ConfigDict, job: build.Job, folder: Path, clock: progress.Stopwatch) -> Distilled:
+    """The first state of the job, or that of the newest checkpoint in `folder`; the clock goes on from its seconds."""
+    with clock("setup"):
+        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
+    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
+    clock.add(note["seconds"])
+    return Distilled(parallel.to_devices(state), note["curve"], note["skipped"])
 
 
 def evaluation_due(config: ConfigDict, plan: loop.Plan, rounds: int) -> bool:

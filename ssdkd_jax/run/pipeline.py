@@ -72,11 +72,7 @@ def run(
         "teacher_parameters": models.parameter_count(teacher.variables),
         "student_parameters": models.parameter_count(student),
     }
-    if config.yardstick_steps:
-        with clock("yardstick"):
-            found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
-    if config.measure_unit:
-        found["unit_seconds"] = profiling.unit_seconds(config, *teacher)
+    found |= yardsticks(config, dataset, teacher, clock, stop)
     with clock("report"):
         rows = preview(state)
         found["class_counts"] = pictures.class_counts(rows, job.task.classes)
@@ -87,4 +83,18 @@ def run(
     found |= summary.circumstances(original, clock) | {"curve": curve}
     if hosts.is_first():
         checkpoint.write_json(workdir / "summary.json", found)
+    return found
+
+
+def yardsticks(
+    config: ConfigDict, dataset: Dataset, teacher: teachers.Teacher, clock: progress.Stopwatch, stop: Callable[[], bool]
+) -> dict[str, float]:
+    """What the config asks to be measured beside the run: the score from real images, the seconds of a step."""
+    found = {}
+    if config.yardstick_steps:
+        with clock("yardstick"):
+            score = build.task(config, dataset.classes).score
+            found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
+    if config.measure_unit:
+        found["unit_seconds"] = profiling.unit_seconds(config, *teacher)
     return found
