@@ -16,7 +16,7 @@ from absl import app, flags
 
 from ssdkd_jax.data import nyuv2
 
-NAME = flags.DEFINE_enum("name", "cifar10", ["cifar10", "cifar100", "fashion_mnist", "nyuv2"], "The data set.")
+NAME = flags.DEFINE_string("name", "cifar10", "The data set: nyuv2, or as tfds calls it.")
 SOURCE = flags.DEFINE_string("source", None, "The folder that holds NYUv2.")
 FOLDER = flags.DEFINE_string("folder", None, "tfds's data directory; its own where not given.")
 
@@ -31,7 +31,11 @@ def main(_: list[str]) -> None:
         except (FileNotFoundError, ValueError) as error:
             sys.exit(f"Error: {error}")
         return
-    tfds.builder(NAME.value, data_dir=FOLDER.value, file_format="array_record").download_and_prepare()
+    try:
+        builder = tfds.builder(NAME.value, data_dir=FOLDER.value, file_format="array_record")
+    except tfds.core.registered.DatasetNotFoundError:
+        sys.exit(f"Error: tfds knows no data set '{NAME.value}'; give --name=nyuv2, or a name of its catalogue.")
+    builder.download_and_prepare()
 
 
 if __name__ == "__main__":
