@@ -18,7 +18,7 @@ def drawing(batches):
         x = jnp.asarray(batches)[jax.random.randint(key, (), 0, len(batches))]
         return Batch(images=parallel.local_rows(x, parallel.AXIS), teacher_logits=None, weights=None, slots=None)
 
-    return Method(*[None] * 2, sample, *[None] * 3)
+    return Method(*[None] * 2, sample, *[None] * 4)
 
 
 def statistics_of(variables, images):
