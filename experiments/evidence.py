@@ -160,12 +160,12 @@ def pictures(workdir: Path, config: ConfigDict) -> None:
     folder = workdir / benchmark.parsed(benchmark.BUDGETS.value[0]).folder
     seeds = {name: folder / name / "0" for name in benchmark.METHODS.value}
     finished = {name: path for name, path in seeds.items() if (path / "summary.json").exists()}
-    shown = {name: dict(np.load(path / "shown.npz")) for name, path in finished.items()}
+    previews = {name: dict(np.load(path / "shown.npz")) for name, path in finished.items()}
     counts = {name: json.loads((path / "summary.json").read_text())["class_counts"] for name, path in finished.items()}
-    if not shown:
+    if not previews:
         raise FileNotFoundError(f"No finished run of the benchmark in {folder}; run --parts=benchmark first.")
-    tables.plot_histograms(workdir / "histograms.png", shown, counts)
-    tables.plot_grids(workdir / "grids.png", shown, counts)
+    tables.plot_histograms(workdir / "histograms.png", previews, counts)
+    tables.plot_grids(workdir / "grids.png", previews, counts)
 
 
 KNOWN: dict[str, Callable[[Path, ConfigDict], None]] = {

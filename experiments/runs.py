@@ -59,11 +59,11 @@ def run_all(workdir: Path, planned: Sequence[Run]) -> Iterator[dict | None]:
     for share in shared_out(cores, JOBS.value):
         shares.put(share)
 
-    def numbered(number: int, run: Run) -> dict | None:
-        return run_one(workdir, run, f"[{number}/{len(planned)}]")
+    def with_place(place: int, run: Run) -> dict | None:
+        return run_one(workdir, run, f"[{place}/{len(planned)}]")
 
     with ThreadPoolExecutor(JOBS.value, initializer=lambda: stay_on(shares.get())) as pool:
-        yield from pool.map(numbered, range(1, len(planned) + 1), planned)
+        yield from pool.map(with_place, range(1, len(planned) + 1), planned)
 
 
 def shared_out(cores: Sequence[int], jobs: int) -> list[Sequence[int]]:

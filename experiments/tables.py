@@ -81,11 +81,11 @@ def quickest(groups: Sequence[Sequence[dict]], level: float) -> Sequence[dict]:
 
 def reaching(of: Records, level: float) -> str:
     """How long each method takes to an accuracy, in all seeds, and as a multiple of SSD-KD's time."""
-    own, rows = mean_time_to(of["ssdkd"], level), []
+    baseline, rows = mean_time_to(of["ssdkd"], level), []
     for name, runs in of.items():
         taken, spent = mean_time_to(runs, level), length(runs)
-        never = f"never in {spent:.0f} s" + (f" ({spent / own:.1f}x)" if own else "")
-        times = f"{taken / own:.1f}" if taken and own else ""
+        never = f"never in {spent:.0f} s" + (f" ({spent / baseline:.1f}x)" if baseline else "")
+        times = f"{taken / baseline:.1f}" if taken and baseline else ""
         rows.append([name, str(len(runs)), f"{taken:.1f}" if taken is not None else never, times])
     return markdown(("method", "seeds", "seconds until all seeds have it", "times SSD-KD's"), rows)
 
@@ -93,8 +93,8 @@ def reaching(of: Records, level: float) -> str:
 def plot_curves(path: Path, of: Records, title: str) -> None:
     """Accuracy over seconds of synthesis and distillation, all methods; thick the mean, thin the seeds."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for number, (name, runs) in enumerate(of.items()):
-        style = dict(color=f"C{number % 10}", linestyle="-" if number < 10 else "--")
+    for index, (name, runs) in enumerate(of.items()):
+        style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--")
         for run in runs:
             axes.plot(*points(run), linewidth=0.6, alpha=0.5, **style)
         count = min(len(run["curve"]) for run in runs)
@@ -116,11 +116,11 @@ def plot_times(path: Path, of: Records, title: str) -> None:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     best = max((p["accuracy"] for runs in of.values() for run in runs for p in run["curve"]), default=1.0)
     levels = np.linspace(0.5 * best, best, 26)
-    for number, (name, runs) in enumerate(of.items()):
+    for index, (name, runs) in enumerate(of.items()):
         taken = [[time_to(run, level) for run in runs] for level in levels]
         mean = [np.mean(row) if None not in row else np.nan for row in taken]
-        style = "-" if number < 10 else "--"
-        axes.plot(100 * levels, mean, style, color=f"C{number % 10}", marker="o", markersize=3, label=name)
+        style = "-" if index < 10 else "--"
+        axes.plot(100 * levels, mean, style, color=f"C{index % 10}", marker="o", markersize=3, label=name)
     axes.set(xlabel="accuracy on real test images, %", ylabel="seconds until all seeds have it", yscale="log")
     axes.set_title(title)
     figure.legend(loc="outside right upper", fontsize=8)
@@ -141,12 +141,12 @@ def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
     plt.close(figure)
 
 
-def plot_histograms(path: Path, shown: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
+def plot_histograms(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """Classes (above) and difficulty, 1 - conf_t (below), of what each method shows the student, as shares."""
     figure, axes = plt.subplots(
-        2, len(shown), figsize=(2.2 * len(shown), 4.4), layout="constrained", sharey="row", squeeze=False
+        2, len(previews), figsize=(2.2 * len(previews), 4.4), layout="constrained", sharey="row", squeeze=False
     )
-    for (above, below), (name, rows) in zip(axes.T, shown.items(), strict=True):
+    for (above, below), (name, rows) in zip(axes.T, previews.items(), strict=True):
         images = len(rows["label"])
         above.bar(range(len(counts[name])), np.array(counts[name]) / images)
         above.set_title(f"{name}, {images} images", fontsize=8)
@@ -161,11 +161,11 @@ def plot_histograms(path: Path, shown: Pictures, counts: Mapping[str, Sequence[i
     plt.close(figure)
 
 
-def plot_grids(path: Path, shown: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
+def plot_grids(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """A grid a method, side by side; a row a class, as the teacher sees it."""
     grids = {
         name: plots.class_grid(rows["images"], rows["label"], len(counts[name]), per_class=4)
-        for name, rows in shown.items()
+        for name, rows in previews.items()
     }
     height, width = next(iter(grids.values())).shape[:2]
     size = (2.0 * len(grids), 2.0 * height / width + 0.4)
