@@ -17,7 +17,9 @@ from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.types import Array, Method, Network, TrainState, Variables
 
 
-def make_pass(method: Method, network: Network, last: int, axis: str | None) -> Callable:
+def make_pass(
+    method: Method, network: Network, last: int, axis: str | None
+) -> Callable[[Variables, TrainState, Variables, Array], Variables]:
     """(student's variables, state, teacher variables, batch index) -> student's variables after one batch more.
 
     The batch is drawn as at step `last` of the student; parameters stay.

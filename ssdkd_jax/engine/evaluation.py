@@ -13,7 +13,7 @@ from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
 
 
-def make_step(network: Network, task: Task, axis: str | None) -> Callable:
+def make_step(network: Network, task: Task, axis: str | None) -> Callable[[Variables, Array, Array, Array], Metrics]:
     """(variables, images uint8 [B, H, W, D], labels [B], mask [B]) -> summed metrics, over all devices."""
 
     def step(variables: Variables, images: Array, labels: Array, mask: Array) -> Metrics:
@@ -23,7 +23,9 @@ def make_step(network: Network, task: Task, axis: str | None) -> Callable:
     return step
 
 
-def make(network: Network, task: Task, images: np.ndarray, labels: np.ndarray, batch: int) -> Callable:
+def make(
+    network: Network, task: Task, images: np.ndarray, labels: np.ndarray, batch: int
+) -> Callable[[Variables], dict[str, float]]:
     """variables (placed on the devices) -> the task's scores on the set.
 
     Args:

@@ -16,6 +16,7 @@ from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Trai
 SYNTHESIS, DISTILLATION, METHOD, STUDENT, CALIBRATION = range(5)
 INVERSION, DISTILLING = "inversion", "distillation"
 StudentStep = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
+RoundStep = Callable[[TrainState, Variables], tuple[TrainState, Metrics]]
 Clock = Callable[[str], AbstractContextManager]
 Stop = Callable[[], bool]
 History = dict[str, np.ndarray]
@@ -97,7 +98,7 @@ def stage_key(key: Array, stage: int, step: Array | int = 0) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), stage), step)
 
 
-def begin(method: Method) -> Callable:
+def begin(method: Method) -> Callable[[TrainState], Any]:
     """state -> work."""
 
     def run(state: TrainState) -> Any:
@@ -106,7 +107,7 @@ def begin(method: Method) -> Callable:
     return run
 
 
-def finish(method: Method) -> Callable:
+def finish(method: Method) -> Callable[[TrainState, Any, Variables], tuple[TrainState, Metrics]]:
     """(state, work, teacher variables) -> (state, metrics)."""
 
     def run(state: TrainState, work: Any, teacher: Variables) -> tuple[TrainState, Metrics]:
@@ -117,7 +118,7 @@ def finish(method: Method) -> Callable:
     return run
 
 
-def distill(method: Method, student_step: StudentStep) -> Callable:
+def distill(method: Method, student_step: StudentStep) -> RoundStep:
     """(state, teacher variables) -> (state, metrics): sample, distill, feedback."""
 
     def run(state: TrainState, teacher: Variables) -> tuple[TrainState, Metrics]:
@@ -130,7 +131,7 @@ def distill(method: Method, student_step: StudentStep) -> Callable:
     return run
 
 
-def guarded_distill(method: Method, student_step: StudentStep) -> Callable:
+def guarded_distill(method: Method, student_step: StudentStep) -> RoundStep:
     """`distill` as the devices run it: skipped, and counted, where it is not finite."""
     return guard.skipping(distill(method, student_step), DISTILLING, parallel.AXIS)
 

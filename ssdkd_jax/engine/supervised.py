@@ -15,6 +15,7 @@ from ssdkd_jax.engine import dispatch, guard, optimization, parallel
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
 STAGE = "supervised"
+Step = Callable[[ModelState, Array, Array, Array, Key], tuple[ModelState, Metrics]]
 
 
 class Recipe(NamedTuple):
@@ -35,7 +36,7 @@ class Recipe(NamedTuple):
     max_skipped: int = 1
 
 
-def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) -> Callable:
+def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) -> Step:
     """(state, images uint8 [M, H, W, D], labels [M, ...], order [M], key) -> (state, the batch's summed metrics).
 
     An epoch visits the images in `order` and leaves out the last, incomplete batch.

@@ -76,12 +76,12 @@ class MobileNetV2(nn.Module):
             ValueError: for smaller images.
         """
         check_images(images, 8, "MobileNetV2")
-        norm, number = batch_norm(train, self.axis_name), 0
+        norm, block = batch_norm(train, self.axis_name), 0
         x = nn.relu6(norm(name="stem_bn")(Conv3x3(32, strides=(2, 2), name="stem")(images)))
         for expansion, features, blocks, stride in GROUPS:
             for index in range(blocks):
-                number += 1
-                x = Block(features, stride if index == 0 else 1, expansion, norm, name=f"block{number}")(x)
+                block += 1
+                x = Block(features, stride if index == 0 else 1, expansion, norm, name=f"block{block}")(x)
         x = nn.relu6(norm(name="head_bn")(Conv1x1(1280, name="head")(x)))
         return nn.Dense(self.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
 
