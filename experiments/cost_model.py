@@ -38,7 +38,7 @@ SHAPES = {  # of images and classes, so that the data need not be there
 
 def main() -> None:
     """Count, and print a table for each number of devices."""
-    config = common.config()
+    config = build.resolved(common.config())
     inputs = the_inputs(config)
     model = cost.model(config, inputs)
     each = model(1)
