@@ -221,5 +221,7 @@ def test_a_model_of_the_other_task_is_one_sentence(name):
 
 
 def test_an_unknown_task_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"task\.name = 'depth' is not one of classification, segmentation; did you mean '\w+'"):
+    with pytest.raises(
+        ValueError, match=r"task\.name = 'depth' is not one of classification, segmentation; did you mean '\w+'"
+    ):
         build.task(tiny.make_config(task__name="depth"), 3)
