@@ -11,8 +11,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
-from ssdkd_jax.report import progress
-from ssdkd_jax.run import pictures
+from ssdkd_jax.report import plots, progress
 from ssdkd_jax.types import Preview, TrainState, Variables
 
 
@@ -73,7 +72,8 @@ def distil(
                     scores = evaluate(state)
                 distilled.curve.append(point(rounds, clock, scores))
                 board.scalars({f"test/{name}": value for name, value in scores.items()}, rounds)
-                board.image("synthetic", pictures.class_grid(preview(state), job.task.classes), rounds)
+                rows = preview(state)
+                board.image("synthetic", plots.class_grid(rows.images, rows.label, job.task.classes), rounds)
             score = {job.task.score: distilled.curve[-1][job.task.score]} if distilled.curve else {}
             advance(metrics | score)
             save = saver.now if rounds == job.plan.rounds else saver.now_and_then

@@ -33,11 +33,6 @@ def previewer(job: build.Job, teacher: Variables) -> Callable[[TrainState], Prev
     return preview
 
 
-def class_grid(rows: Preview, classes: int) -> np.ndarray:
-    """The images, a row a class."""
-    return plots.class_grid(rows.images, rows.label, classes)
-
-
 def class_counts(rows: Preview, classes: int) -> list[int]:
     """How many of the images are of each class, as the teacher sees it."""
     return np.bincount(rows.label, minlength=classes).tolist()
@@ -54,7 +49,7 @@ def write(folder: Path, name: str, rows: Preview, summary: dict[str, Any], curve
         return
     score, counts = summary["score"], summary["class_counts"]
     title = f"{name}: synthetic images by the teacher's class"
-    plots.save_grid(folder / "synthetic.png", class_grid(rows, len(counts)), title)
+    plots.save_grid(folder / "synthetic.png", plots.class_grid(rows.images, rows.label, len(counts)), title)
     plots.save_histograms(folder / "histograms.png", np.array(counts), rows.confidence)
     np.savez_compressed(folder / "shown.npz", **rows)
     lines = {"teacher": summary[f"teacher_{score}"], "student, real subset": summary[f"real_subset_{score}"]}
