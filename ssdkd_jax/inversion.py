@@ -154,8 +154,13 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
     """The weighted sum of the recipe's terms, those of each image weighted by phi.
 
     A network that no term asks costs nothing under `jax.jit`.
+
+    Raises:
+        ValueError: where every term is off.
     """
     active = [term for term in recipe.terms if callable(term.weight) or term.weight]
+    if not active:
+        raise ValueError(f"Every term of the inversion loss is off; give one of {_names(recipe.terms)} a weight.")
 
     def loss(
         params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables
@@ -178,6 +183,10 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
         return total, Auxiliary(x, statistics, smoothed, metrics)
 
     return loss
+
+
+def _names(each: Sequence[terms.Term]) -> str:
+    return ", ".join(term.name for term in each)
 
 
 def random_views(view: augment.View, key: Array, images: Array, axis: str | None) -> Array:

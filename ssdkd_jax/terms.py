@@ -53,7 +53,7 @@ class Term(NamedTuple):
     Attributes:
         name: in the metrics.
         weight: a number, or a schedule of the rounds before this one; 0 leaves the term out.
-        value: Observation -> [B], which phi weights image by image, or [].
+        value: Observation -> [B] or [B, H, W], which phi weights image by image, or [].
     """
 
     name: str
@@ -80,5 +80,7 @@ def batch_norm_term(weight: float) -> Term:
 
 
 def weighted_mean(value: Array, weights: Array) -> Array:
-    """mean_b w_b value_b of a term [B]; a term [] as it is."""
+    """mean_b w_b value_b of a term [B], pixels of dense tasks averaged first; a term [] as it is."""
+    if value.ndim > 1:
+        value = value.mean(tuple(range(1, value.ndim)))
     return jnp.mean(weights * value) if value.ndim else value

@@ -214,6 +214,10 @@ def test_an_unknown_preset_is_an_error_with_the_nearest():
 def test_unknown_methods_and_missing_pieces_are_one_sentence(teacher_variables):
     network = tiny.teacher_network(None)
     for fields, sentence in (
+        (
+            {"method__name": "generative", "synthesis__bn": 0.0, "synthesis__oh": 0.0, "synthesis__adv": 0.0},
+            "Every term of the inversion loss is off; give one of bn, oh, adv, balance, activation a weight",
+        ),
         ({"method__name": "magic"}, "method.name = 'magic' is not one of cmi, deepinversion, fast_dfkd"),
         ({"method__name": "given"}, "method.name = 'given' distils on given images, but none"),
         (

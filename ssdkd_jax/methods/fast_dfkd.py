@@ -1,8 +1,8 @@
 """Fast-DFKD (Fang et al., AAAI 2022): a meta-learnt generator that needs a few steps per batch, and a growing bank.
 
 Of SSD-KD's pipeline it differs in three things: the bank (see bank.py), the average of the matched BatchNorm statistics
-over rounds, which is exponential, and the adversarial term, which sets in after the student's first rounds. The meta
-start, first-order or Reptile, is that of generator.py. Classes are asked for evenly, where the original draws them
+over rounds, which is exponential, and the adversarial term, which sets in after the warm-up. The meta start,
+first-order or Reptile, is that of generator.py. Classes are asked for evenly, where the original draws them
 independently.
 """
 
@@ -64,7 +64,7 @@ def derived(config: ConfigDict) -> dict[str, float]:
 
 
 def make(s: Settings, problem: Problem) -> Method:
-    """Fast-DFKD as a `Method`; the adversarial term sets in with the student's first steps."""
+    """Fast-DFKD as a `Method`; the adversarial term sets in after the warm-up."""
     tx, inputs, past = s.generator.adam(), problem.inputs, s.smoothing.bn_past
     bn, oh, adv = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
     adv = adv._replace(weight=lambda rounds, full=adv.weight: jnp.where(rounds >= problem.warmup, full, 0.0))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import optax
@@ -90,7 +89,7 @@ def make(s: Settings, problem: Problem) -> Method:
     )
 
 
-def coded_latents(s: Settings, problem: Problem) -> partial:
+def coded_latents(s: Settings, problem: Problem) -> Callable[[Key, Array], Array]:
     """(key, targets) -> z with the code of each target.
 
     Raises:
