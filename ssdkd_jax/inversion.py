@@ -160,7 +160,8 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
     """
     active = [term for term in recipe.terms if callable(term.weight) or term.weight]
     if not active:
-        raise ValueError(f"Every term of the inversion loss is off; give one of {_names(recipe.terms)} a weight.")
+        names = ", ".join(term.name for term in recipe.terms)
+        raise ValueError(f"Every term of the inversion loss is off; give one of {names} a weight.")
 
     def loss(
         params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables
@@ -179,14 +180,12 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
         values = {term.name: terms.weighted_mean(term.value(observation), w) for term in active}
         total = sum(term.weight_after(work.rounds) * values[term.name] for term in active)
         statistics = {name: value for name, value in variables.items() if name != "params"}
-        metrics = {"inversion": total, **values, "confidence": confidence.mean()}
+        metrics = {"inversion": total, **values}
+        if recipe.modulation.active:
+            metrics["confidence"] = confidence.mean()
         return total, Auxiliary(x, statistics, smoothed, metrics)
 
     return loss
-
-
-def _names(each: Sequence[terms.Term]) -> str:
-    return ", ".join(term.name for term in each)
 
 
 def random_views(view: augment.View, key: Array, images: Array, axis: str | None) -> Array:

@@ -37,9 +37,14 @@ class Modulation(NamedTuple):
     ask: Callable[[Array, int], Array]
     level_classes: bool
 
+    @property
+    def active(self) -> bool:
+        """Whether phi weights the inversion loss."""
+        return self.clip is not None
+
     def weights(self, class_counts: Array, labels: Array, confidence: Array, axis: str | None) -> Array:
         """What weighs each sample's inversion loss: [B], of mean 1 over the global batch before it is clipped."""
-        if self.clip is None:
+        if not self.active:
             return jnp.ones_like(confidence)
         return normalised(self.phi(class_counts, labels, confidence), self.clip, axis)
 

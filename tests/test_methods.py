@@ -81,7 +81,7 @@ def inverted(name):
         return values, slopes, work
 
     values, slopes, work = run(jax.random.key(0))
-    total, x, *_ = (values.pop(name) for name in ("total", "x", "inversion", "confidence"))
+    total, x, _ = (values.pop(name) for name in ("total", "x", "inversion"))
     return values, slopes, float(total), x, work, variables, learner
 
 
@@ -209,6 +209,17 @@ def test_what_follows_from_other_fields_follows_from_their_last_values(pair, adv
 def test_an_unknown_preset_is_an_error_with_the_nearest():
     with pytest.raises(ValueError, match=r"method = 'daffl' is not one of ssdkd, .*; did you mean 'dafl'"):
         presets.apply(defaults.default(), "daffl")
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_every_preset_builds_and_its_round_can_be_traced(name, teacher_variables):
+    job = job_of(name, teacher_variables, axis=None)
+    state = jax.eval_shape(job.method.init, jax.random.key(0))
+    work = jax.eval_shape(job.method.synthesis.begin, state, jax.random.key(1))
+    student = jax.eval_shape(job.network.init, jax.random.key(2))
+    after, metrics = jax.eval_shape(job.method.synthesis.step, work, teacher_variables, student)
+    assert jax.tree.structure(after) == jax.tree.structure(work)
+    assert ("confidence" in metrics) == (name in ("ssdkd", "ssdkd_logits"))
 
 
 def test_unknown_methods_and_missing_pieces_are_one_sentence(teacher_variables):

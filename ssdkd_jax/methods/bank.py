@@ -17,7 +17,7 @@ from ssdkd_jax import augment, inversion, modulation, replay_buffer, sampler, sm
 from ssdkd_jax.generator import Start
 from ssdkd_jax.methods import LOGITS, Problem, pool
 from ssdkd_jax.methods.newcomers import Views
-from ssdkd_jax.types import Method, Network
+from ssdkd_jax.types import Method, Network, Synthesis
 
 NO_EVICTION, NO_SMOOTHING = replay_buffer.Eviction(half_life=0.0, epsilon=0.0), smoothing.none()
 PRESET: Mapping[str, Any] = {  # of all that have a bank
@@ -61,6 +61,7 @@ def make(
     views: Views,
     problem: Problem,
     slots: int | None = None,
+    synthesis: Synthesis | None = None,
 ) -> Method:
     """The method that inverts by `recipe` and otherwise draws from the bank.
 
@@ -68,6 +69,7 @@ def make(
         network, start, recipe, views: as of `pool.Pieces`.
         latent_shape: of z ~ N(0, I), whatever the targets.
         slots: None for as many as the run makes images.
+        synthesis: as of `pool.make`.
     """
     pieces = pool.Pieces(
         generator=network,
@@ -80,4 +82,4 @@ def make(
         beta=optax.constant_schedule(0.0),
         views=views,
     )
-    return pool.make(pieces, problem)._replace(feedback=lambda state, *_: state)
+    return pool.make(pieces, problem, synthesis)._replace(feedback=lambda state, *_: state)

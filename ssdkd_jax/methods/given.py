@@ -57,7 +57,7 @@ def make(s: Settings, problem: Problem) -> Method:
             f"{len(images)} given images are fewer than student.batch = {problem.student_batch}; lower the batch size."
         )
     network, start, views = pixels((0.0,), (1.0,)), generator.sequential(optax.identity()), Views(s.views.view(), 0)
-    base = bank.make(network, start, inputs.image_shape, no_inversion(), views, problem, slots=len(images))
+    base = bank.make(network, start, inputs.image_shape, no_inversion(), views, problem, len(images), no_synthesis())
 
     def init(key: Key) -> pool.State:
         empty = base.init(key)
@@ -67,9 +67,7 @@ def make(s: Settings, problem: Problem) -> Method:
         index = index.replace(label=jnp.zeros_like(index.label))
         return empty.replace(buffer=empty.buffer.replace(index=index, shards=shards))
 
-    return base._replace(
-        init=init, synthesis=no_synthesis(), preview=make_preview(problem), images_made=lambda rounds, steps: 0
-    )
+    return base._replace(init=init, preview=make_preview(problem), images_made=lambda rounds, steps: 0)
 
 
 def no_inversion() -> inversion.Recipe:

@@ -66,20 +66,15 @@ class State:
     round: Array
 
 
-def make(p: Pieces, problem: Problem) -> Method:
+def make(p: Pieces, problem: Problem, synthesis: Synthesis | None = None) -> Method:
     """The method of these pieces.
 
-    Raises:
-        ValueError: where the buffer is smaller than a batch.
+    Args:
+        synthesis: None inverts by `p.recipe`.
     """
-    if p.slots < max(p.recipe.batch, problem.student_batch):
-        raise ValueError(
-            f"buffer.size = {p.slots} is smaller than a batch (synthesis.batch = {p.recipe.batch}, "
-            f"student.batch = {problem.student_batch}); make it at least as large."
-        )
     return Method(
         init=make_init(p, problem),
-        synthesis=make_synthesis(p, problem),
+        synthesis=synthesis or make_synthesis(p, problem),
         sample=make_sample(p, problem),
         feedback=make_feedback(p, problem.axis),
         distillation_loss=problem.task.distillation_loss,

@@ -65,6 +65,11 @@ def make(s: Settings, problem: Problem) -> Method:
     Raises:
         ValueError: where the settings do not fit one another, the teacher or the classes.
     """
+    if s.buffer.size < max(s.synthesis.batch, problem.student_batch):
+        raise ValueError(
+            f"buffer.size = {s.buffer.size} is smaller than a batch (synthesis.batch = {s.synthesis.batch}, "
+            f"student.batch = {problem.student_batch}); make it at least as large."
+        )
     tx, inputs = s.generator.adam(), problem.inputs
     held = smoothing.of_the_last(s.buffer.size / s.synthesis.batch)
     recipe = s.synthesis.recipe(
