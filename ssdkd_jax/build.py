@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import augment, checks, hints, methods, models, settings, student, tasks, teacher
+from ssdkd_jax import augment, checks, hints, methods, models, replay_buffer, settings, student, tasks, teacher
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
@@ -72,7 +72,7 @@ class Choices(NamedTuple):
 
     Attributes:
         student, hint: the student's settings.
-        method: the settings of the chosen method, and its name.
+        method: the settings of the chosen method.
         task: of the data's classes.
         reader: knows which fields of the config were read.
     """
@@ -91,8 +91,10 @@ def choices(config: ConfigDict, classes: int) -> Choices:
         ValueError: for an unknown method, task or sampler.
     """
     reader = settings.Reader(config)
-    for record in (Run, Data, MethodName, Schedule, teacher.Settings):
+    for record in (Data, MethodName, Schedule, teacher.Settings):
         reader(record)
+    if reader(Run).yardstick_steps:
+        reader(replay_buffer.Size)
     settings_of_student, hint = reader(student.Settings), reader(hints.Settings)
     chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
     method = reader(methods.by_name(config.method.name).Settings)
@@ -106,8 +108,6 @@ def refuse_unread(config: ConfigDict, names: Iterable[str]) -> None:
         names: dotted names of what somebody has set, on the command line or otherwise.
     """
     reader = choices(resolved(config), classes=2).reader
-    if config.yardstick_steps:
-        reader.read_fields.add("buffer.size")
     reader.refuse_unread(names)
 
 

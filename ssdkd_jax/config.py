@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ml_collections import ConfigDict
 
 from ssdkd_jax import (
@@ -33,15 +31,14 @@ STATIONS = (
     *(inversion.Settings, inversion.Latents, terms.Weights, smoothing.Settings),
     *(generator.Settings, generator.StartName, generator.MetaStart),
     *(modulation.Settings, replay_buffer.Size, replay_buffer.Eviction),
-    *(sampler.Name, sampler.Priority, sampler.PolicySettings, augment.Settings, augment.Mixup),
+    *(*sampler.records(), augment.Settings, augment.Mixup),
 )
 
 
-def records() -> Iterator[type]:
-    """The records of all stations, and those that the methods add."""
-    yield from STATIONS
-    for file in methods.modules().values():
-        yield from (r for r in settings.sections(file.Settings) if r not in STATIONS)
+def records() -> tuple[type, ...]:
+    """The records of all stations, and those that the methods add; each once."""
+    of_methods = (record for file in methods.modules().values() for record in settings.sections(file.Settings))
+    return tuple(dict.fromkeys((*STATIONS, *of_methods)))
 
 
 def default() -> ConfigDict:

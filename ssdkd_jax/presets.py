@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from ssdkd_jax import methods, settings
+from ssdkd_jax import build, methods, settings
 
 PRESETS = methods.presets()
 ROUNDS = 5
@@ -29,7 +29,7 @@ def apply(config: ConfigDict, name: str) -> ConfigDict:
         ValueError: for an unknown name, with the nearest one.
     """
     preset = settings.chosen(PRESETS, "method", name)
-    steps = (config.schedule.rounds - config.schedule.warmup) * config.schedule.distill_steps
+    steps = build.student_steps(config)
     config.update_from_flattened_dict(preset)
     if "schedule.distill_steps" in preset:
         config.schedule.distill_steps = max(1, min(config.schedule.distill_steps, steps // ROUNDS))

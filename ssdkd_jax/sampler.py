@@ -203,12 +203,7 @@ def policy_gradient(
 
 
 def reinforce_loss(
-    params: Any,
-    logits_of: Callable[[Any], Array],
-    occupied: Array,
-    slots: Array,
-    advantage: Array,
-    entropy: float,
+    params: Any, logits_of: Callable[[Any], Array], occupied: Array, slots: Array, advantage: Array, entropy: float
 ) -> Array:
     """-mean_b A_b log pi(slot_b) - entropy H(pi), []; its gradient is REINFORCE's estimate.
 
@@ -231,6 +226,11 @@ SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[type, ...]]] = {  # (mak
         (Priority, PolicySettings),
     ),
 }
+
+
+def records() -> tuple[type, ...]:
+    """The settings of all samplers."""
+    return tuple(dict.fromkeys((Name, *(record for _, kinds in SAMPLERS.values() for record in kinds))))
 
 
 class Settings(NamedTuple):

@@ -38,17 +38,25 @@ def class_counts(rows: Preview, classes: int) -> list[int]:
     return np.bincount(rows.label, minlength=classes).tolist()
 
 
-def write(folder: Path, name: str, rows: Preview, summary: dict[str, Any], curve: Sequence[dict[str, Any]]) -> None:
-    """The three pictures, and the numbers behind the histograms.
+def write(
+    folder: Path,
+    config: ConfigDict,
+    rows: Preview,
+    summary: dict[str, Any],
+    curve: Sequence[dict[str, Any]],
+    dataset: Dataset,
+    networks: Sequence[tuple[Network, Variables]],
+) -> None:
+    """The three pictures, the numbers behind the histograms, and for pixels the masks; by the first host.
 
     Args:
-        name: of the data set.
         rows: what the student was taught from at the end.
+        networks: teacher and student, with their variables.
     """
     if not hosts.is_first():
         return
     score, counts = summary["score"], summary["class_counts"]
-    title = f"{name}: synthetic images by the teacher's class"
+    title = f"{config.data.name}: synthetic images by the teacher's class"
     plots.save_grid(folder / "synthetic.png", plots.class_grid(rows.images, rows.label, len(counts)), title)
     plots.save_histograms(folder / "histograms.png", np.array(counts), rows.confidence)
     np.savez_compressed(folder / "shown.npz", **rows)
@@ -56,6 +64,8 @@ def write(folder: Path, name: str, rows: Preview, summary: dict[str, Any], curve
     lines = {label: value for label, value in lines.items() if value is not None}
     seconds, scores = ([point[column] for point in curve] for column in ("seconds", score))
     plots.save_accuracy(folder / "accuracy.png", seconds, scores, lines, score)
+    if dataset.test_labels.ndim > 1:
+        write_masks(folder, config, rows.images, summary, dataset, networks)
 
 
 def write_masks(
@@ -72,8 +82,6 @@ def write_masks(
         synthetic: uint8 [M, H, W, D].
         networks: teacher and student, with their variables.
     """
-    if not hosts.is_first():
-        return
     classes = dataset.classes
     for name, rows, images, truth in (
         ("masks.png", "image, labels, teacher, student", dataset.test_images, [dataset.test_labels]),

@@ -65,35 +65,44 @@ def run(
 
     found = {
         **summary.scores(score, teacher_scores, curve),
-        "synthetic_images": job.method.images_made(config.schedule.rounds, steps),
-        "buffer_size": config.buffer.size,
+        **amounts(config, job),
         "skipped_steps": skipped,
-        "distillation_steps": steps,
         "teacher_parameters": models.parameter_count(teacher.variables),
         "student_parameters": models.parameter_count(student),
+        **yardsticks(config, dataset, teacher, score, clock, stop),
     }
-    found |= yardsticks(config, dataset, teacher, clock, stop)
     with clock("report"):
-        rows = preview(state)
+        rows, networks = preview(state), ((teacher.network, teacher.variables), (job.network, student))
         found["class_counts"] = pictures.class_counts(rows, job.task.classes)
-        pictures.write(workdir, config.data.name, rows, found, curve)
-        if dataset.test_labels.ndim > 1:
-            networks = (teacher.network, teacher.variables), (job.network, student)
-            pictures.write_masks(workdir, config, rows.images, found, dataset, networks)
+        pictures.write(workdir, config, rows, found, curve, dataset, networks)
     found |= summary.circumstances(original, clock) | {"curve": curve}
     if hosts.is_first():
         checkpoint.write_json(workdir / "summary.json", found)
     return found
 
 
+def amounts(config: ConfigDict, job: build.Job) -> dict[str, int]:
+    """How many images and steps the run made, and how many images it held."""
+    steps = build.student_steps(config)
+    return {
+        "synthetic_images": job.method.images_made(config.schedule.rounds, steps),
+        "buffer_size": config.buffer.size,
+        "distillation_steps": steps,
+    }
+
+
 def yardsticks(
-    config: ConfigDict, dataset: Dataset, teacher: teachers.Teacher, clock: progress.Stopwatch, stop: Callable[[], bool]
+    config: ConfigDict,
+    dataset: Dataset,
+    teacher: teachers.Teacher,
+    score: str,
+    clock: progress.Stopwatch,
+    stop: Callable[[], bool],
 ) -> dict[str, float]:
-    """What the config asks to be measured beside the run: the score from real images, the seconds of a step."""
+    """What the config asks to be measured beside the run: the `score` from real images, the seconds of a step."""
     found = {}
     if config.yardstick_steps:
         with clock("yardstick"):
-            score = build.task(config, dataset.classes).score
             found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
     if config.measure_unit:
         found["unit_seconds"] = profiling.unit_seconds(config, *teacher)
