@@ -30,6 +30,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import presets
 from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.errors import InputError
 
 ON_REQUEST = ("fast_dfkd_2", "fast_dfkd_10", "ssdkd_logits")
 METHODS = flags.DEFINE_list(
@@ -73,7 +74,7 @@ def compare(workdir: Path, config: ConfigDict, methods: Sequence[str], seeds: in
         ValueError: where `config` already is another method's, a budget is malformed, or a pace cannot be measured.
     """
     if config.method.name != "ssdkd":
-        raise ValueError(f"The config is already that of '{config.method.name}'; name it without a method.")
+        raise InputError(f"The config is already that of '{config.method.name}'; name it without a method.")
     config = runs.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
     asked = [(budget, name) for budget in map(parsed, budgets) for name in budget.methods or methods]
@@ -95,7 +96,7 @@ def parsed(text: str) -> Budget:
     """
     found = re.fullmatch(rf"({BUDGET.pattern})(?::(.+))?", text)
     if not found:
-        raise ValueError(f"Budget '{text}' is neither seconds, such as 60s, nor steps, such as 600.")
+        raise InputError(f"Budget '{text}' is neither seconds, such as 60s, nor steps, such as 600.")
     folder, amount, unit, named = found.groups()
     methods = tuple(named.split("+")) if named else ()
     for name in methods:
@@ -158,7 +159,7 @@ def measured(workdir: Path, config: ConfigDict, methods: Iterable[str]) -> dict[
     paces = {}
     for name, summary in zip(chosen, runs.run_all(workdir, planned), strict=True):
         if summary is None:
-            raise ValueError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
+            raise InputError(f"The run that measures the pace of '{name}' failed; see {workdir}/pace/{name}/log.txt.")
         spent = np.array([[point["synthesis"], point["distillation"]] for point in summary["curve"]])
         paces[name] = Pace(*np.median(np.diff(spent, axis=0), axis=0))
     return paces

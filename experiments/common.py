@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from ssdkd_jax import build
 from ssdkd_jax.engine import environment, hosts, preemption
 from ssdkd_jax.engine import workdir as folders
+from ssdkd_jax.errors import InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
@@ -24,13 +25,12 @@ COORDINATOR = flags.DEFINE_string(
 )
 HOSTS = flags.DEFINE_integer("hosts", None, "How many hosts run this command together.")
 HOST = flags.DEFINE_integer("host", None, "The number of this one, from 0.")
-EXPECTED = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 
 
 def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workdir")) -> None:
     """Parse the flags and run `main`; what a user can mend ends in one sentence and exit code 1.
 
-    A run stopped by SIGTERM ends with `preemption.EXIT_CODE`.
+    Any other error keeps its traceback. A run stopped by SIGTERM ends with `preemption.EXIT_CODE`.
     """
     flags.mark_flags_as_required(required)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
@@ -50,7 +50,9 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
         except preemption.Preempted as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(preemption.EXIT_CODE)
-        except EXPECTED as error:
+        except (InputError, OSError) as error:
+            if not folders.explained(error):
+                raise
             sys.exit(f"Error: {folders.explain(error)}")
 
     app.run(guarded, flags_parser=_parse)

@@ -28,6 +28,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, data, presets
 from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.errors import MissingError
 
 PHI = {"off": (False, False), "diversity": (True, False), "difficulty": (False, True), "both": (True, True)}
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -163,7 +164,7 @@ def pictures(workdir: Path, config: ConfigDict) -> None:
     previews = {name: dict(np.load(path / "shown.npz")) for name, path in finished.items()}
     counts = {name: json.loads((path / "summary.json").read_text())["class_counts"] for name, path in finished.items()}
     if not previews:
-        raise FileNotFoundError(f"No finished run of the benchmark in {folder}; run --parts=benchmark first.")
+        raise MissingError(f"No finished run of the benchmark in {folder}; run --parts=benchmark first.")
     tables.plot_histograms(workdir / "histograms.png", previews, counts)
     tables.plot_grids(workdir / "grids.png", previews, counts)
 

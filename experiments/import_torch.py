@@ -15,6 +15,7 @@ import common
 from absl import flags
 
 from ssdkd_jax import build, models
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved, torch_import
 from ssdkd_jax.report import progress
 from ssdkd_jax.types import named_leaves
@@ -31,14 +32,14 @@ def main() -> None:
     """Import, save, and say what it is."""
     size = _numbers("image_size", IMAGE_SIZE.value, int)
     if len(size) not in (1, 2) or min(size) < 1:
-        raise ValueError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
+        raise InputError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
     height, width = (size * 2)[:2]
     mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
     clock = progress.Stopwatch()
     with clock("reading"):
         found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
     if {len(mean), len(std)} - {1, found.channels} or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise ValueError(
+        raise InputError(
             f"mean = {mean} and std = {std} do not normalise {found.channels} channels; give 1 or {found.channels} "
             "numbers each, with std above 0."
         )
@@ -58,7 +59,7 @@ def _numbers(name: str, texts: list[str], kind: type) -> list:
     try:
         return [kind(text) for text in texts]
     except ValueError as error:
-        raise ValueError(f"--{name}={','.join(texts)} is not a list of numbers; write it as 1,2,3.") from error
+        raise InputError(f"--{name}={','.join(texts)} is not a list of numbers; write it as 1,2,3.") from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax.engine import checkpoint, environment
+from ssdkd_jax.errors import InputError
 
 HERE = Path(__file__).parent
 LINUX = sys.platform == "linux"
@@ -73,7 +74,7 @@ def shared_out(cores: Sequence[int], jobs: int) -> list[Sequence[int]]:
         ValueError: for more jobs than processors.
     """
     if jobs > len(cores):
-        raise ValueError(f"--jobs={jobs}, but this process may use {len(cores)} processors; give at most that many.")
+        raise InputError(f"--jobs={jobs}, but this process may use {len(cores)} processors; give at most that many.")
     return [cores[first::jobs] for first in range(jobs)]
 
 

@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Inputs, Network, Variables
 
 
@@ -18,12 +19,12 @@ def check(
     images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
     answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
     if answered != inputs.classes:
-        raise ValueError(
+        raise InputError(
             f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
             "use a teacher of the same classes."
         )
     if config.schedule.warmup >= config.schedule.rounds:
-        raise ValueError(
+        raise InputError(
             f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
             "for distillation; lower it."
         )
@@ -38,7 +39,7 @@ def check_answer(
     shape = jax.eval_shape(model.apply, variables, images).shape
     wanted = images.shape[:3] if config.task.name == "segmentation" else images.shape[:1]
     if shape[:-1] != wanted:
-        raise ValueError(
+        raise InputError(
             f"task.name = '{config.task.name}' takes logits of shape {[*wanted, 'C']}, but the model '{name}' answers "
             f"{list(shape)}; choose another model or task."
         )

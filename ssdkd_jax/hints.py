@@ -23,6 +23,7 @@ import numpy as np
 
 from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.models import observe
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Network, Variables
@@ -45,7 +46,7 @@ class Settings:
             ValueError: where two kinds of hints are asked for, or the two networks share no resolution.
         """
         if self.attention and self.regression:
-            raise ValueError(
+            raise InputError(
                 f"student.attention = {self.attention} and student.regression = {self.regression} are two kinds of "
                 "hints; set one of them to 0."
             )
@@ -188,7 +189,7 @@ def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[in
     of_teacher, of_student = counts(teacher), counts(student)
     both = sorted(of_teacher.keys() & of_student.keys(), reverse=True)
     if not both:
-        raise ValueError(
+        raise InputError(
             "student.attention or student.regression asks for hints, but teacher and student have no BatchNorm at a "
             "common resolution; set it to 0."
         )

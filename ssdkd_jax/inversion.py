@@ -24,6 +24,7 @@ import optax
 
 from ssdkd_jax import augment, modulation, settings, smoothing, teacher, terms
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.generator import GeneratorState
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key, Metrics, Network, Task, Trained, Variables, Work
@@ -161,7 +162,7 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
     active = [term for term in recipe.terms if callable(term.weight) or term.weight]
     if not active:
         names = ", ".join(term.name for term in recipe.terms)
-        raise ValueError(f"Every term of the inversion loss is off; give one of {names} a weight.")
+        raise InputError(f"Every term of the inversion loss is off; give one of {names} a weight.")
 
     def loss(
         params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables

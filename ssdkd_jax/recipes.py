@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import config as defaults
 from ssdkd_jax import presets
+from ssdkd_jax.errors import InputError
 
 
 def fashion_mnist(teacher: str, student: str) -> ConfigDict:
@@ -50,7 +51,7 @@ def cifar(name: str, pair: str) -> ConfigDict:
     pair, _, method = pair.partition(",")
     if pair not in PAIRS:
         near = difflib.get_close_matches(pair, PAIRS, n=1, cutoff=0)[0]
-        raise ValueError(f"Unknown pair '{pair}'; did you mean '{near}'? Known: {', '.join(PAIRS)}.")
+        raise InputError(f"Unknown pair '{pair}'; did you mean '{near}'? Known: {', '.join(PAIRS)}.")
     teacher, student = re.findall(r"wrn\d+_\d+|[a-z]+\d+", pair)
     config = defaults.default()
     config.data.name = name

@@ -16,6 +16,8 @@ from typing import Any, TypeVar, dataclass_transform
 
 from ml_collections import ConfigDict, config_dict
 
+from ssdkd_jax.errors import InputError
+
 Record = TypeVar("Record")
 
 
@@ -110,7 +112,7 @@ class Reader:
         unread = sorted(set(names) - self.read_fields)
         if unread:
             method, sampler, task = (self.config[part].name for part in ("method", "sampler", "task"))
-            raise ValueError(
+            raise InputError(
                 f"{', '.join(unread)} would do nothing in this run (method '{method}', sampler '{sampler}', "
                 f"task '{task}'); leave it out."
             )
@@ -152,5 +154,5 @@ def chosen(table: Mapping[str, Any], field: str, name: str) -> Any:
     """
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
-        raise ValueError(f"{field} = '{name}' is not one of {', '.join(table)}; did you mean '{near}'?")
+        raise InputError(f"{field} = '{name}' is not one of {', '.join(table)}; did you mean '{near}'?")
     return table[name]

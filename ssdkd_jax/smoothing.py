@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import settings, teacher
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.losses import Moments
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Network
@@ -84,7 +85,7 @@ def over_rounds(network: Network, image_shape: tuple[int, int, int], share: floa
         ValueError: for another share.
     """
     if not 0 <= share < 1:
-        raise ValueError(
+        raise InputError(
             f"synthesis.bn_past = {share} is the share of earlier rounds in the matched statistics, "
             "which leaves the batch some of them; choose one in [0, 1)."
         )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import augment, settings
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.losses import Moments, batch_moments
 from ssdkd_jax.models import observe as observed
 from ssdkd_jax.settings import setting
@@ -104,7 +105,7 @@ def batch_norm_weight(present: bool, weight: float | None) -> float:
     if present:
         return DEFAULT_BN_WEIGHT if weight is None else weight
     if weight:
-        raise ValueError(
+        raise InputError(
             f"synthesis.bn = {weight} asks for BatchNorm matching, but the teacher has no BatchNorm; "
             "set it to 0 (or None)."
         )

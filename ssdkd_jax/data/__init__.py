@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssdkd_jax.data import scenes
+from ssdkd_jax.errors import InputError, MissingError
 
 SCENES = {"train": 4500, "test": 500}
 SCENE_SIZE = 64
@@ -50,7 +51,7 @@ def load(name: str, folder: str = "") -> Dataset:
         FileNotFoundError: where the data are not there, with the way to get them.
     """
     if name not in _LOADERS:
-        raise ValueError(f"Unknown data set '{name}'; known: {', '.join(_LOADERS)}.")
+        raise InputError(f"Unknown data set '{name}'; known: {', '.join(_LOADERS)}.")
     return _LOADERS[name](folder)
 
 
@@ -72,7 +73,7 @@ def fashion_mnist(folder: str = "") -> Dataset:
     """Fashion-MNIST, 60,000 + 10,000 images 28x28x1, from IDX .gz files or from tfds."""
     moments = (0.2860,), (0.3530,)
     if folder and not Path(folder).is_dir():
-        raise FileNotFoundError(
+        raise MissingError(
             f"No folder {folder}; install Debian's package dataset-fashion-mnist or set --config.data.folder."
         )
     if not list(Path(folder or "/nowhere").glob("*-ubyte.gz")):
@@ -143,17 +144,17 @@ def read_idx(path: Path) -> np.ndarray:
         ValueError: where its header or length is not that of an IDX byte array.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"Missing {path}; all four IDX .gz files of Fashion-MNIST belong in that folder.")
+        raise MissingError(f"Missing {path}; all four IDX .gz files of Fashion-MNIST belong in that folder.")
     try:
         raw = gzip.decompress(path.read_bytes())
         magic, dims = raw[:3], raw[3]
         shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
         values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
         if magic != b"\x00\x00\x08":
-            raise ValueError(f"magic number {magic!r}")
+            raise InputError(f"magic number {magic!r}")
         return values.reshape(shape)
     except (OSError, EOFError, IndexError, struct.error, ValueError) as error:
-        raise ValueError(f"{path} is not a whole gzipped IDX file of bytes ({error}); fetch it again.") from error
+        raise InputError(f"{path} is not a whole gzipped IDX file of bytes ({error}); fetch it again.") from error
 
 
 def _from_tfds(name: str, folder: str, label: str, classes: int, mean: tuple, std: tuple) -> Dataset:
@@ -164,7 +165,7 @@ def _from_tfds(name: str, folder: str, label: str, classes: int, mean: tuple, st
         builder = tfds.builder(name, data_dir=folder or None, file_format="array_record")
         splits = [builder.as_data_source(split) for split in ("train", "test")]
     except Exception as error:
-        raise FileNotFoundError(
+        raise MissingError(
             f"tfds has no prepared '{name}' in {folder or 'its data directory'}; run once: "
             f"python experiments/prepare_data.py --name={name} ({type(error).__name__})."
         ) from error

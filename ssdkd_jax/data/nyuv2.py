@@ -16,6 +16,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from scipy.io import loadmat
 
+from ssdkd_jax.errors import InputError, MissingError
+
 SIDE = 256
 NAMES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects"),
@@ -84,7 +86,7 @@ def layout(folder: Path) -> Layout:
         return {split: lambda split=split: _numbered(folder, split) for split in ("train", "test")}
     if (folder / LABELLED).is_file():
         return {split: lambda split=split: _original(folder, split) for split in ("train", "test")}
-    raise FileNotFoundError(f"'{folder}' does not hold NYUv2 in a known layout; it is to be {INSTRUCTIONS}")
+    raise MissingError(f"'{folder}' does not hold NYUv2 in a known layout; it is to be {INSTRUCTIONS}")
 
 
 def _folders(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
@@ -118,7 +120,7 @@ def _image_ids(path: Path, split: str) -> list[int]:
 
 def _present(path: Path) -> Path:
     if not path.is_file():
-        raise FileNotFoundError(f"Missing {path}; NYUv2 is to be {INSTRUCTIONS}")
+        raise MissingError(f"Missing {path}; NYUv2 is to be {INSTRUCTIONS}")
     return path
 
 
@@ -129,7 +131,7 @@ def _read(path: Path, mode: str | None = None) -> np.ndarray:
 
 def _pair(image: np.ndarray, label: np.ndarray, path: Path) -> Pair:
     if label.shape != image.shape[:2] or label.max(initial=0) > len(NAMES):
-        raise ValueError(
+        raise InputError(
             f"The mask in {path} has shape {list(label.shape)} and labels up to {label.max(initial=0)}, where the "
             f"image has {list(image.shape[:2])} and there are {len(NAMES)} classes; use another copy of it."
         )

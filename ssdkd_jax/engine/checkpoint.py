@@ -23,12 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ssdkd_jax.engine import hosts, parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Sharded, named_leaves
 
 log = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):
+class Damaged(InputError):
     """A checkpoint that is not what was written; the sentence names the file and what is wrong with it."""
 
 
@@ -107,7 +108,7 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
             continue
         return step, _unflatten(read(path), like, path), note
     if saved_steps:
-        raise ValueError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
+        raise InputError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
 
 
@@ -204,7 +205,7 @@ def _unflatten(flat: dict[str, np.ndarray], like: Any, path: Path) -> Any:
     flat = {name: np.empty(leaf.shape) for name, leaf in wanted.items() if 0 in leaf.shape} | flat
     for name in sorted(wanted.keys() ^ flat.keys()):
         where = "lacks" if name in wanted else "holds the unexpected"
-        raise ValueError(f"{path} is of another model or configuration: it {where} array '{name}'.")
+        raise InputError(f"{path} is of another model or configuration: it {where} array '{name}'.")
     sharded = {
         f"{prefix}.{name}"
         for prefix, part in named_leaves(like, is_leaf=lambda x: isinstance(x, Sharded)).items()
@@ -215,7 +216,7 @@ def _unflatten(flat: dict[str, np.ndarray], like: Any, path: Path) -> Any:
         flat[name] = _with_rows(flat[name], wanted[name].shape[0])
     for name, leaf in wanted.items():
         if tuple(flat[name].shape) != tuple(leaf.shape):
-            raise ValueError(
+            raise InputError(
                 f"{path} is of another model or configuration: '{name}' has shape "
                 f"{tuple(flat[name].shape)}, expected {tuple(leaf.shape)}."
             )

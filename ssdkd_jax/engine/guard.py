@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.types import Array, Metrics
 
 SKIPPED = "_skipped"
@@ -70,7 +71,7 @@ class Watch:
             if skipped and self.in_a_row[stage] >= self.limit:
                 reported = {name: values[step] for name, values in history.items() if step < len(values)}
                 bad = [f"'{name}' is {value}" for name, value in reported.items() if not _finite(value)]
-                raise FloatingPointError(
+                raise NotFiniteError(
                     f"{', '.join(bad) or f'the gradient of {stage} is not finite'} in {where}, step {step + 1} "
                     f"({self.in_a_row[stage]} skipped in a row); the last good checkpoint is kept: lower the "
                     "learning rate of that stage and start again."

@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ssdkd_jax.errors import InputError
+
 
 def join(coordinator: str = "", count: int | None = None, host_index: int | None = None) -> None:
     """Join the other hosts of this run; call once, before anything else of JAX.
@@ -31,7 +33,7 @@ def join(coordinator: str = "", count: int | None = None, host_index: int | None
         count, host_index = _given(count, "JAX_NUM_PROCESSES"), _given(host_index, "JAX_PROCESS_ID")
         jax.distributed.initialize(coordinator or None, count, host_index)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"Cannot join the other hosts ({' '.join(str(error).split())}); give --coordinator=ADDRESS:PORT, "
             "--hosts=COUNT and --host=NUMBER, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
         ) from error

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax.engine import dispatch, guard, optimization, parallel
+from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
 SYNTHESIS, DISTILLATION, METHOD, STUDENT, CALIBRATION = range(5)
@@ -231,7 +232,7 @@ def run(
 def check_state(state: TrainState, rounds: int) -> None:
     """Raise FloatingPointError, which names the array, where the state after `rounds` rounds is not finite."""
     for name in parallel.not_finite(state):
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"'{name}' is not finite after round {rounds}; the last good checkpoint is kept: lower the "
             "learning rate of that stage and start again."
         )

@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssdkd_jax.engine import hosts
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Sharded, named_leaves
 
 AXIS = "devices"
@@ -108,7 +109,7 @@ def local_parts(x: Array) -> Array:
         ValueError: when the rows do not divide by the devices.
     """
     if x.shape[0] % total_devices():
-        raise ValueError(
+        raise InputError(
             f"{x.shape[0]} rows cannot be split over {total_devices()} devices; pad them with parallel.padded first."
         )
     here = jax.local_device_count()
@@ -198,7 +199,7 @@ def padded(rows: int) -> int:
 def check_batch(name: str, batch: int) -> None:
     """Raise ValueError where the global batch `name` does not divide by the devices."""
     if batch % total_devices():
-        raise ValueError(
+        raise InputError(
             f"{name} = {batch} does not divide by the {total_devices()} devices; use a multiple of {total_devices()}."
         )
 

@@ -12,6 +12,7 @@ import optax
 
 from ssdkd_jax import augment
 from ssdkd_jax.engine import dispatch, guard, optimization, parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
 STAGE = "supervised"
@@ -85,7 +86,7 @@ def fit(
         FloatingPointError: after `recipe.max_skipped` steps in a row that were not finite.
     """
     if len(images) < recipe.batch:
-        raise ValueError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
+        raise InputError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
     steps = len(images) // recipe.batch
     step = guard.skipping(make_step(network, task, recipe, parallel.AXIS), STAGE, parallel.AXIS)
     epoch_steps, watch = dispatch.repeat(step, steps), guard.Watch(recipe.max_skipped)

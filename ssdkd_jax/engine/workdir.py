@@ -9,6 +9,8 @@ import platform
 from pathlib import Path
 from typing import IO
 
+from ssdkd_jax.errors import InputError
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -31,11 +33,16 @@ def claim(folder: Path) -> IO[str]:
         lock.seek(0)
         owner = lock.read().strip() or "another process"
         lock.close()
-        raise ValueError(f"--workdir={folder} is in use by {owner}; wait for it, or choose another folder.") from error
+        raise InputError(f"--workdir={folder} is in use by {owner}; wait for it, or choose another folder.") from error
     lock.truncate(0)
     lock.write(f"process {os.getpid()} on {platform.node()}")
     lock.flush()
     return lock
+
+
+def explained(error: Exception) -> bool:
+    """Whether `explain` tells all that there is to say; any other error is a fault of the program, or of a model."""
+    return isinstance(error, InputError) or (isinstance(error, OSError) and error.errno in (*FULL, *UNWRITABLE))
 
 
 def explain(error: Exception) -> str:

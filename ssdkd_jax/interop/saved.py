@@ -9,6 +9,7 @@ import jax
 
 from ssdkd_jax import models
 from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.errors import InputError, MissingError
 from ssdkd_jax.types import Array, Inputs, Network, Variables
 
 
@@ -63,13 +64,13 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
         ValueError: where it is damaged or its arrays are not those of the model that it names.
     """
     if not checkpoint.steps(folder):
-        raise FileNotFoundError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
+        raise MissingError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
     try:
         note = checkpoint.verify(Path(folder).absolute() / "00000000")
     except checkpoint.Damaged as error:
-        raise ValueError(f"The model in '{folder}' is damaged; save it again. {error}") from error
+        raise InputError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     if ":" in note["model"] and model != note["model"]:
-        raise ValueError(f"'{folder}' holds the model '{note['model']}', not of this package; name it in the call.")
+        raise InputError(f"'{folder}' holds the model '{note['model']}', not of this package; name it in the call.")
     module = models.by_name(model or note["model"], note["classes"])
     network = models.bind(module, note["image_shape"], note["mean"], note["std"], compute=compute)
     _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
@@ -84,12 +85,12 @@ def load_for(inputs: Inputs, folder: str | Path, model: str | None = None, compu
     """
     found = load(folder, model, compute)
     if found.note["classes"] != inputs.classes:
-        raise ValueError(
+        raise InputError(
             f"The model in {folder} knows {found.note['classes']} classes, but the data have {inputs.classes}; "
             "use a model of the same classes."
         )
     if tuple(found.note["image_shape"]) != tuple(inputs.image_shape):
-        raise ValueError(
+        raise InputError(
             f"The model in {folder} takes images of shape {found.note['image_shape']}, but the data have "
             f"{list(inputs.image_shape)}; use a model of the same image size."
         )

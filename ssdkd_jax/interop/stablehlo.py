@@ -8,6 +8,7 @@ import jax
 from jax import export
 
 from ssdkd_jax import augment
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Network, Variables
 
 INPUTS = ("uint8", "float32")
@@ -31,7 +32,7 @@ def serialize(
         ValueError: for another type of images.
     """
     if images not in INPUTS:
-        raise ValueError(f"Images of type '{images}' are not known; use {' or '.join(INPUTS)}.")
+        raise InputError(f"Images of type '{images}' are not known; use {' or '.join(INPUTS)}.")
 
     def predict(batch: Array) -> Array:
         return network.apply(variables, augment.to_float(batch) if images == "uint8" else batch)

@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.errors import InputError, MissingError
 
 TORCH = (2, 10)
 INTEGERS = ("int64", "int32", "int16", "int8", "uint8")
@@ -56,17 +57,17 @@ def read(path: str | Path) -> dict[str, Stored]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint '{path}'; give the path of a .pth, .pt or .safetensors file.")
+        raise MissingError(f"No checkpoint '{path}'; give the path of a .pth, .pt or .safetensors file.")
     readers = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
     if path.suffix not in readers:
-        raise ValueError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it to what it is.")
+        raise InputError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it to what it is.")
     found = readers[path.suffix](path)
     declared = sum(math.prod(max(size, 1) for size in tensor.shape) for tensor in found.values())
     if declared > path.stat().st_size:
-        raise ValueError(f"'{path}' declares {declared} numbers but has fewer bytes; use another copy of it.")
+        raise InputError(f"'{path}' declares {declared} numbers but has fewer bytes; use another copy of it.")
     state = {key.removeprefix("module."): tensor for key, tensor in found.items()}
     if not state or len(state) != len(found):
-        raise ValueError(f"'{path}' holds no state dict; save model.state_dict() and nothing else.")
+        raise InputError(f"'{path}' holds no state dict; save model.state_dict() and nothing else.")
     return state
 
 
@@ -86,7 +87,7 @@ def write(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     elif path.suffix in (".pth", ".pt"):
         content = _torch_bytes(state)
     else:
-        raise ValueError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it.")
+        raise InputError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(path, content)
 
@@ -102,10 +103,10 @@ def _read_safetensors(path: Path) -> dict[str, Stored]:
         file = safetensors.safe_open(path, framework="numpy")
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"'{path}' is not a whole .safetensors file ({error}); fetch it again.") from error
+        raise InputError(f"'{path}' is not a whole .safetensors file ({error}); fetch it again.") from error
     unknown = {part.get_dtype() for part in slices.values()} - DTYPES.keys()
     if unknown:
-        raise ValueError(f"'{path}' holds numbers of type {', '.join(sorted(unknown))}; save it in float32.")
+        raise InputError(f"'{path}' holds numbers of type {', '.join(sorted(unknown))}; save it in float32.")
 
     def stored(key: str) -> Stored:
         dtype = np.dtype(DTYPES[slices[key].get_dtype()])
@@ -120,10 +121,10 @@ def _read_torch(path: Path) -> dict[str, Stored]:
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
         if zipped and any(entry.compress_type for entry in zipfile.ZipFile(path).infolist()):
-            raise ValueError("it is compressed")
+            raise InputError("it is compressed")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # whatever a hostile file makes the readers raise
-        raise ValueError(
+        raise InputError(
             f"'{path}' is not a whole PyTorch file of plain tensors ({type(error).__name__}), and nothing in it was "
             "run; save model.state_dict() again."
         ) from error
@@ -131,7 +132,7 @@ def _read_torch(path: Path) -> dict[str, Stored]:
     content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), content)
     for key, value in content.items():
         if not (isinstance(key, str) and _dense(torch, value)):
-            raise ValueError(f"'{key}' in '{path}' is not a dense tensor of numbers; save model.state_dict() alone.")
+            raise InputError(f"'{key}' in '{path}' is not a dense tensor of numbers; save model.state_dict() alone.")
     return {key: _stored(tensor) for key, tensor in content.items()}
 
 
@@ -157,7 +158,7 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ValueError("PyTorch files need PyTorch: pip install '.[torch]', or use .safetensors instead.") from error
+        raise InputError("PyTorch files need PyTorch: pip install '.[torch]', or use .safetensors instead.") from error
     if torch.__version__ < TORCH:
-        raise ValueError(f"PyTorch {torch.__version__} can be made to run code by a file; install 2.10 or newer.")
+        raise InputError(f"PyTorch {torch.__version__} can be made to run code by a file; install 2.10 or newer.")
     return torch

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 
 from ssdkd_jax import models
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_deeplab, torch_files, torch_layout
 from ssdkd_jax.models import deeplab, resnet, vgg
 from ssdkd_jax.types import Variables
@@ -46,20 +47,20 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
     guess = recognise(state)
     name = model or guess
     if name is None:
-        raise ValueError(
+        raise InputError(
             f"The keys of '{path}' ({torch_layout.some(state, 3)}) are those of no model of the zoo; write it as a "
             "linen module and map its keys with torch_layout.from_torch."
         )
     layout = torch_layout.of(name)
     classes, channels = sizes(state, name)
     if min(classes, channels) < 1:
-        raise ValueError(f"'{path}' has {classes} classes and {channels} channels; use another copy of it.")
+        raise InputError(f"'{path}' has {classes} classes and {channels} channels; use another copy of it.")
     network = models.bind(models.by_name(name, classes), (*image_size, channels))
     try:
         variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), layout)
     except ValueError as error:
         hint = f" They look like those of '{guess}'." if guess not in (None, name) else ""
-        raise ValueError(f"Cannot read '{path}' as a '{name}': {error}{hint}") from error
+        raise InputError(f"Cannot read '{path}' as a '{name}': {error}{hint}") from error
     return Imported(name, classes, channels, variables)
 
 

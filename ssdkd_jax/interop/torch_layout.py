@@ -28,6 +28,7 @@ from typing import Protocol, TypeVar
 import jax
 import numpy as np
 
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_deeplab
 from ssdkd_jax.types import Variables, named_leaves
 
@@ -101,7 +102,7 @@ def of_family(model: str, families: Mapping[str, Value]) -> Value:
     """
     if ":" not in model and (prefixes := [prefix for prefix in families if model.startswith(prefix)]):
         return families[max(prefixes, key=len)]
-    raise ValueError(f"No layout is known for the model '{model}'; pass one of your own to from_torch or to_torch.")
+    raise InputError(f"No layout is known for the model '{model}'; pass one of your own to from_torch or to_torch.")
 
 
 def keys(variables: Variables, layout: Layout) -> dict[str, str]:
@@ -117,13 +118,13 @@ def keys(variables: Variables, layout: Layout) -> dict[str, str]:
     for path in named_leaves(variables):
         collection, *layers, leaf = path.split(".")
         if (collection, leaf) not in LEAVES:
-            raise ValueError(f"'{path}' has no PyTorch counterpart; known are kernel, scale, bias, mean and var.")
+            raise InputError(f"'{path}' has no PyTorch counterpart; known are kernel, scale, bias, mean and var.")
         name = ".".join(layers)
         for pattern, replacement in layout:
             name = re.sub(pattern, replacement, name)
         found[path] = f"{name}.{LEAVES[collection, leaf]}" if name else LEAVES[collection, leaf]
     if twice := [key for key, times in Counter(found.values()).items() if times > 1]:
-        raise ValueError(f"The layout gives several arrays the key {some(twice)}; make its patterns more specific.")
+        raise InputError(f"The layout gives several arrays the key {some(twice)}; make its patterns more specific.")
     return found
 
 
@@ -181,12 +182,12 @@ def _check_keys(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, .
     }
     if any(faults.values()):
         listed = "; ".join(f"{fault}: {some(names)}" for fault, names in faults.items() if names)
-        raise ValueError(f"The keys are not those of the model ({listed}); name the model that they were trained as.")
+        raise InputError(f"The keys are not those of the model ({listed}); name the model that they were trained as.")
 
 
 def _refuse(fault: str, names: Iterable[str]) -> None:
     if bad := list(names):
-        raise ValueError(f"Arrays of the checkpoint {fault} ({some(bad)}); use another copy of it.")
+        raise InputError(f"Arrays of the checkpoint {fault} ({some(bad)}); use another copy of it.")
 
 
 def some(names: Iterable[str], most: int = 20) -> str:

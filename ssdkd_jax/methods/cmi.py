@@ -19,6 +19,7 @@ import optax
 
 from ssdkd_jax import augment, generator, inversion, settings, teacher, terms
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.methods import Problem, bank, peer_losses, pool
 from ssdkd_jax.models import observe
 from ssdkd_jax.settings import setting
@@ -205,5 +206,5 @@ def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
 
     count = sum(x.shape[-1] for x in jax.eval_shape(inputs, jax.random.key(0)))
     if not count:
-        raise ValueError("CMI compares the inputs of the teacher's BatchNorms, but the teacher has none; use another.")
+        raise InputError("CMI compares the inputs of the teacher's BatchNorms, but the teacher has none; use another.")
     return count

@@ -23,6 +23,7 @@ import optax
 
 from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, terms
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.methods import LOGITS, Problem, peer_losses
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Network, Preview, Synthesis, Variables, Work
@@ -175,7 +176,7 @@ def last_features(features: Sequence[Array]) -> Array:
         ValueError: where the teacher has no Dense layer.
     """
     if not features:
-        raise ValueError(
+        raise InputError(
             "The activation term reads the input of a Dense layer, but the teacher has none; switch it off."
         )
     return features[-1]

@@ -13,6 +13,7 @@ import optax
 
 from ssdkd_jax import augment, generator, inversion, modulation, replay_buffer, settings, smoothing
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.methods import Problem, bank, pool
 from ssdkd_jax.methods.deepinversion import pixels
 from ssdkd_jax.methods.newcomers import Views
@@ -51,9 +52,9 @@ def make(s: Settings, problem: Problem) -> Method:
     """
     images, inputs = problem.images, problem.inputs
     if images is None:
-        raise ValueError("method.name = 'given' distils on given images, but none were handed to build.job.")
+        raise InputError("method.name = 'given' distils on given images, but none were handed to build.job.")
     if len(images) < problem.student_batch:
-        raise ValueError(
+        raise InputError(
             f"{len(images)} given images are fewer than student.batch = {problem.student_batch}; lower the batch size."
         )
     network, start, views = pixels((0.0,), (1.0,)), generator.sequential(optax.identity()), Views(s.views.view(), 0)

@@ -20,6 +20,7 @@ from ssdkd_jax import (
     teacher,
     terms,
 )
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.methods import LOGITS, Problem, pool
 from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.settings import setting
@@ -66,7 +67,7 @@ def make(s: Settings, problem: Problem) -> Method:
         ValueError: where the settings do not fit one another, the teacher or the classes.
     """
     if s.buffer.size < max(s.synthesis.batch, problem.student_batch):
-        raise ValueError(
+        raise InputError(
             f"buffer.size = {s.buffer.size} is smaller than a batch (synthesis.batch = {s.synthesis.batch}, "
             f"student.batch = {problem.student_batch}); make it at least as large."
         )
@@ -101,7 +102,7 @@ def coded_latents(s: Settings, problem: Problem) -> Callable[[Key, Array], Array
         ValueError: where the latent is too small for a code.
     """
     if s.code.class_code and s.generator.latent < problem.inputs.classes:
-        raise ValueError(
+        raise InputError(
             f"synthesis.latent = {s.generator.latent} cannot hold the code of {problem.inputs.classes} classes; "
             "make it at least as large."
         )
@@ -119,7 +120,7 @@ def student_views(s: Settings, steps: int) -> Views:
         ValueError: where blended images are asked for and the teacher's answers are cached.
     """
     if s.mixup.mixup and s.cache.count:
-        raise ValueError(
+        raise InputError(
             f"views.mixup = {s.mixup.mixup} blends images about which the teacher is asked in every step, but "
             f"views.count = {s.cache.count} caches its answers; set one of them to 0."
         )

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import losses
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.models import deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
@@ -42,7 +43,7 @@ def by_name(name: str, classes: int) -> nn.Module:
     if (size := wrn.parse(name)) is not None:
         return wrn.WideResNet(*size, classes=classes)
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
-    raise ValueError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
+    raise InputError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
 
 
 def _imported(name: str) -> Callable[..., nn.Module]:
@@ -50,7 +51,7 @@ def _imported(name: str) -> Callable[..., nn.Module]:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"Cannot import model '{name}' ({error}); write it as 'package.module:Class'.") from error
+        raise InputError(f"Cannot import model '{name}' ({error}); write it as 'package.module:Class'.") from error
 
 
 def bind(
@@ -76,7 +77,7 @@ def bind(
         ValueError: for another `compute`.
     """
     if compute not in COMPUTE:
-        raise ValueError(f"compute = '{compute}' is not one of {', '.join(COMPUTE)}.")
+        raise InputError(f"compute = '{compute}' is not one of {', '.join(COMPUTE)}.")
     if axis is not None and hasattr(module, "axis_name"):
         module = module.clone(axis_name=axis)
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)

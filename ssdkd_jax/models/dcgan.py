@@ -9,6 +9,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array
 
 
@@ -36,7 +37,7 @@ class Generator(nn.Module):
         height, width, channels = self.image_shape
         coarse, first = 2**self.doublings, self.width * 2 ** (self.doublings - 1)
         if height % coarse or width % coarse:
-            raise ValueError(f"The generator makes image sizes divisible by {coarse}, not {(height, width)}.")
+            raise InputError(f"The generator makes image sizes divisible by {coarse}, not {(height, width)}.")
 
         def norm(x: Array) -> Array:
             return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, axis_name=self.axis_name)(x)

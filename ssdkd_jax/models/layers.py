@@ -11,6 +11,7 @@ from functools import partial
 
 import flax.linen as nn
 
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array
 
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -31,7 +32,7 @@ def batch_norm(train: bool, axis_name: str | None) -> partial:
 def check_images(images: Array, least: int, model: str) -> None:
     """Raise ValueError unless `images` are [B, H, W, D] with H and W at least `least`."""
     if images.ndim != 4 or min(images.shape[1:3]) < least:
-        raise ValueError(
+        raise InputError(
             f"{model} takes images [B, H, W, D] of at least {least}x{least} pixels, not of shape {images.shape}; "
             "enlarge them."
         )

@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm
 from ssdkd_jax.types import Array
 
@@ -53,9 +54,9 @@ class WideResNet(nn.Module):
         """
         blocks, rest = divmod(self.depth - 4, 6)
         if rest or blocks < 1:
-            raise ValueError(f"WRN depth {self.depth} is not 6 n + 4; use 10, 16, 22, 28 or 40.")
+            raise InputError(f"WRN depth {self.depth} is not 6 n + 4; use 10, 16, 22, 28 or 40.")
         if images.shape[1] % 4 or images.shape[2] % 4:
-            raise ValueError(f"WRN takes image sizes divisible by 4, not {images.shape[1:3]}.")
+            raise InputError(f"WRN takes image sizes divisible by 4, not {images.shape[1:3]}.")
         norm = batch_norm(train, self.axis_name)
         x = Conv3x3(16, name="conv1")(images)
         for group, features in enumerate((16, 32, 64)):

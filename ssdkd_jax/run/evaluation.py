@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import evaluation, parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.types import Inputs, Network, Variables
 
@@ -27,7 +28,7 @@ def inputs(config: ConfigDict, dataset: Dataset) -> Inputs:
     """
     shape, crop = dataset.train_images.shape[1:], config.data.crop
     if crop > min(shape[:2]):
-        raise ValueError(f"data.crop = {crop} is more than the images have ({shape[0]}x{shape[1]}); make it smaller.")
+        raise InputError(f"data.crop = {crop} is more than the images have ({shape[0]}x{shape[1]}); make it smaller.")
     image_shape = (crop, crop, shape[2]) if crop else shape
     return Inputs(image_shape, dataset.classes, dataset.mean, dataset.std)
 
