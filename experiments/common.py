@@ -13,10 +13,11 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ssdkd_jax import build
+from ssdkd_jax import config as settings
+from ssdkd_jax import data
 from ssdkd_jax.engine import environment, hosts, preemption
 from ssdkd_jax.engine import workdir as folders
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import Faults, InputError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
@@ -53,7 +54,7 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
         except (InputError, OSError) as error:
             if not folders.explained(error):
                 raise
-            sys.exit(f"Error: {folders.explain(error)}")
+            sys.exit("\n".join(f"Error: {sentence}" for sentence in folders.explain(error).split("\n")))
 
     app.run(guarded, flags_parser=_parse)
 
@@ -76,9 +77,14 @@ def config() -> ConfigDict:
     """The config of the command line.
 
     Raises:
-        ValueError: where a field is set that the run would not read.
+        InputError: a line for each of its faults, see `ssdkd_jax.config.check`.
     """
-    build.refuse_unread(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+    faults = Faults()
+    with faults:
+        settings.check(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+    with faults:
+        data.check(CONFIG.value.data.name)
+    faults.report()
     return CONFIG.value
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from ssdkd_jax import augment, checks, hints, methods, models, replay_buffer, settings, student, tasks, teacher
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
+from ssdkd_jax.errors import Faults
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
 
@@ -19,7 +21,7 @@ from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
 class Run:
     """What concerns the whole run."""
 
-    seed: int = setting(0, "decides the whole run")
+    seed: int = setting(0, "decides the whole run", least=0, most=2**32 - 1)
     compute: str = setting(
         "float32", "parameters, BatchNorm statistics and losses are float32 all the same", choices=models.COMPUTE
     )
@@ -41,7 +43,7 @@ class Data:
 class MethodName:
     """Which method."""
 
-    name: str = setting("ssdkd", "a file of ssdkd_jax/methods")
+    name: str = setting("ssdkd", "a file of ssdkd_jax/methods", choices=tuple(methods.modules()))
 
 
 @settings.section("schedule")
@@ -54,6 +56,14 @@ class Schedule:
     evaluate_every: int = setting(10, "rounds", least=1)
     checkpoint_seconds: float = setting(30.0, "between checkpoints; a kill costs at most that and a round", least=0)
     max_skipped: int = setting(10, "steps in a row, each skipped as not finite, that stop the run", least=1)
+
+    def faults(self) -> Iterator[str]:
+        """Where no round is left for the student."""
+        if self.warmup >= self.rounds:
+            yield (
+                f"schedule.warmup = {self.warmup} leaves none of the {self.rounds} rounds (schedule.rounds) for "
+                "distillation; lower it."
+            )
 
 
 class Job(NamedTuple):
@@ -84,31 +94,49 @@ class Choices(NamedTuple):
     reader: settings.Reader
 
 
-def choices(config: ConfigDict, classes: int) -> Choices:
+def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choices:
     """Everything that the run of a resolved config reads.
 
+    Args:
+        names: dotted names of what somebody has set, on the command line or otherwise.
+
     Raises:
-        ValueError: for an unknown method, task or sampler.
+        InputError: a line for each field that is out of range or that nothing knows, for fields that do not agree,
+            and for each of `names` that the run does not read.
     """
-    reader = settings.Reader(config)
+    reader, method, chosen_task = settings.Reader(config), None, None
     for record in (Data, MethodName, Schedule, teacher.Settings):
         reader(record)
     if reader(Run).yardstick_steps:
         reader(replay_buffer.Size)
     settings_of_student, hint = reader(student.Settings), reader(hints.Settings)
-    chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
-    method = reader(methods.by_name(config.method.name).Settings)
+    with reader.faults:
+        chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
+    with reader.faults:
+        method = reader(methods.by_name(config.method.name).Settings)
+    reader.refuse_unread(names)
+    reader.faults.extend(disagreements(config, reader.read_fields))
+    reader.faults.report()
     return Choices(settings_of_student, hint, method, chosen_task, reader)
 
 
-def refuse_unread(config: ConfigDict, names: Iterable[str]) -> None:
-    """Raise ValueError, which names each field of `names` that the run of a config does not read.
-
-    Args:
-        names: dotted names of what somebody has set, on the command line or otherwise.
-    """
-    reader = choices(resolved(config), classes=2).reader
-    reader.refuse_unread(names)
+def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]:
+    """Sentences about the fields of a resolved config that do not fit the devices, the zoo or the method."""
+    faults, values = Faults(), settings.flat(config)
+    trained = () if config.teacher.checkpoint else ("teacher.batch",)
+    for name in ("student.batch", "synthesis.batch", *trained):
+        if name in read_fields and values[name]:
+            with faults:
+                parallel.check_batch(name, values[name])
+    for name in ("teacher.model", "student.model"):
+        with faults:
+            models.by_name(values[name], 2)
+    underived = (name for name in sorted(read_fields - {"synthesis.bn"}) if values[name] is None)
+    faults.extend(
+        f"{name} = None is derived by some methods, and '{config.method.name}' is none of them; give it a value."
+        for name in underived
+    )
+    return faults.sentences
 
 
 def for_devices(config: ConfigDict) -> ConfigDict:
@@ -187,13 +215,16 @@ def job(
         images: uint8 [M, H, W, D], what the yardstick 'given' distils on.
 
     Raises:
-        ValueError: where the config does not fit the devices, the images or the teacher.
+        InputError: a line for each way in which the config does not fit the devices, the images or the teacher.
     """
-    config = resolved(config)
+    config, faults = resolved(config), Faults()
     chosen, steps, schedule = choices(config, inputs.classes), student_steps(config), config.schedule
     learner = network(chosen.student.model, inputs, axis, config.compute)
-    checks.check(config, inputs, teacher_network, teacher_variables, learner)
-    hint = chosen.hint.make(teacher_network, learner, inputs.image_shape, axis)
+    hint, method = hints.none(), None
+    with faults:
+        checks.check(config, inputs, teacher_network, teacher_variables, learner)
+    with faults:
+        hint = chosen.hint.make(teacher_network, learner, inputs.image_shape, axis)
     problem = methods.Problem(
         inputs=inputs._replace(image_shape=tuple(inputs.image_shape)),
         task=chosen.task,
@@ -209,7 +240,10 @@ def job(
         axis=axis,
         images=images,
     )
-    method = methods.by_name(config.method.name).make(chosen.method, problem)
+    with faults:
+        method = methods.by_name(config.method.name).make(chosen.method, problem)
+        jax.eval_shape(method.init, jax.random.key(0))
+    faults.report()
     tx = chosen.student.optimiser(steps)
     student_task = chosen.task._replace(distillation_loss=method.distillation_loss)
     step = student.make_step(learner, student_task, hint, tx, axis)

@@ -1,34 +1,32 @@
-"""Whether devices, images, teacher and student fit together; asked before anything is compiled."""
+"""Whether images, teacher and student fit together; asked before anything is compiled."""
 
 from __future__ import annotations
 
 import jax
 from ml_collections import ConfigDict
 
-from ssdkd_jax.engine import parallel
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import Faults, InputError
 from ssdkd_jax.types import Inputs, Network, Variables
 
 
 def check(
     config: ConfigDict, inputs: Inputs, teacher_network: Network, teacher_variables: Variables, learner: Network
 ) -> None:
-    """Raise ValueError, in one sentence, where the pieces do not fit together."""
-    parallel.check_batch("synthesis.batch", config.synthesis.batch)
-    parallel.check_batch("student.batch", config.student.batch)
+    """Raise InputError, a line for each way in which the pieces do not fit together."""
+    faults, answered = Faults(), inputs.classes
     images = jax.ShapeDtypeStruct((1, *inputs.image_shape), "float32")
-    answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
+    with faults:
+        answered = check_answer(config, config.teacher.model, teacher_network, images, teacher_variables)
     if answered != inputs.classes:
-        raise InputError(
-            f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
-            "use a teacher of the same classes."
+        faults.extend(
+            [
+                f"The teacher answers {answered} classes but the student and the data have {inputs.classes}; "
+                "use a teacher of the same classes."
+            ]
         )
-    if config.schedule.warmup >= config.schedule.rounds:
-        raise InputError(
-            f"schedule.warmup = {config.schedule.warmup} leaves none of the {config.schedule.rounds} rounds "
-            "for distillation; lower it."
-        )
-    check_answer(config, config.student.model, learner, images)
+    with faults:
+        check_answer(config, config.student.model, learner, images)
+    faults.report()
 
 
 def check_answer(

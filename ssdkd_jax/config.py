@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from ssdkd_jax import (
@@ -24,6 +27,7 @@ from ssdkd_jax import (
     teacher,
     terms,
 )
+from ssdkd_jax.errors import Faults
 
 STATIONS = (
     *(build.Run, build.Data, build.MethodName, build.Schedule, teacher.Settings, teacher.Cache),
@@ -44,6 +48,31 @@ def records() -> tuple[type, ...]:
 def default() -> ConfigDict:
     """The configuration that every file in configs/ starts from; locked, so that no field can be added."""
     return settings.defaults(records())
+
+
+def check(config: Mapping[str, Any], names: Iterable[str] = ()) -> None:
+    """Check a config as a whole, before anything is read or compiled.
+
+    Args:
+        names: dotted names of what somebody has set, on the command line or otherwise.
+
+    Raises:
+        InputError: a line for each field that is unknown, missing, of another type or out of its range, for fields
+            that do not agree with each other or with the devices, and for each of `names` that the run does not read.
+    """
+    of_fields = {name: words for record in records() for name, words in settings.faults(record, config).items()}
+    faults, sound = Faults(), default()
+    values, known = settings.flat(config), settings.flat(sound)
+    faults.extend(
+        f"The config has no field '{name}'; {settings.nearest(name, known)}" for name in values if name not in known
+    )
+    faults.extend(of_fields.values())
+    sound.update_from_flattened_dict({name: values[name] for name in known if name in values.keys() - of_fields})
+    together = Faults()
+    with together:
+        build.choices(build.resolved(build.for_devices(sound)), classes=2, names=names)
+    faults.extend(words for words in together.sentences if not any(name in words for name in of_fields))
+    faults.report()
 
 
 def described() -> str:

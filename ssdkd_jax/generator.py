@@ -25,9 +25,15 @@ class Settings:
     lr_generator: float = setting(5e-3, "its Adam's learning rate", above=0)
 
     def network(self, image_shape: tuple[int, int, int], axis: str | None, compute: str) -> Network:
-        """The generator for these images; `axis` and `compute` as of `models.bind`."""
+        """The generator for these images; `axis` and `compute` as of `models.bind`.
+
+        Raises:
+            InputError: where it cannot make images of that size.
+        """
         module = models.Generator(tuple(image_shape), self.width, self.doublings)
-        return models.bind(module, (self.latent,), axis=axis, compute=compute)
+        network = models.bind(module, (self.latent,), axis=axis, compute=compute)
+        jax.eval_shape(network.init, jax.random.key(0))
+        return network
 
     def adam(self) -> optax.GradientTransformation:
         """Adam (.5, .999), as the GAN literature and all peers have it."""

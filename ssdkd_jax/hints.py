@@ -12,7 +12,7 @@ has its own, of least squares, so that a hint has no parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,17 +39,20 @@ class Settings:
     attention: float = setting(0.0, "weight of attention transfer from the teacher's inner maps", least=0)
     regression: float = setting(0.0, "weight of the regression of its inner maps on the student's", least=0)
 
+    def faults(self) -> Iterator[str]:
+        """Where two kinds of hints are asked for."""
+        if self.attention and self.regression:
+            yield (
+                f"student.attention = {self.attention} and student.regression = {self.regression} are two kinds of "
+                "hints; set one of them to 0."
+            )
+
     def make(self, teacher: Network, student: Network, image_shape: tuple[int, int, int], axis: str | None) -> Hint:
         """What the student is shown of the teacher beside its logits.
 
         Raises:
-            ValueError: where two kinds of hints are asked for, or the two networks share no resolution.
+            InputError: where the two networks share no resolution.
         """
-        if self.attention and self.regression:
-            raise InputError(
-                f"student.attention = {self.attention} and student.regression = {self.regression} are two kinds of "
-                "hints; set one of them to 0."
-            )
         if not self.attention and not self.regression:
             return none()
         shared = shared_resolutions(teacher, student, image_shape)

@@ -34,7 +34,7 @@ class Priority:
     """The priority rule, from which the policy starts too."""
 
     alpha: float = setting(0.3, "exponent of the priority", least=0)
-    epsilon: float = setting(0.05, "nats added to every gap, so that no slot is forgotten", above=0)
+    epsilon: float = setting(0.05, "nats added to every gap, so that no slot is forgotten", least=1e-6)
 
 
 @settings.section("sampler")

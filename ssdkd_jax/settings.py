@@ -1,14 +1,18 @@
 """Settings: frozen records whose fields carry type, default, range and meaning, once.
 
 A record stands beside the code that uses it and names the section of the config that its fields fill. A
-method's settings are a record of such records. `Reader` reads them, and knows afterwards which fields of
-the config somebody has read: what nobody reads does nothing, and is refused where a user sets it.
+method's settings are a record of such records. A record may have a method `faults()`, sentences about its
+fields that do not agree. `Reader` reads records, and knows afterwards which fields of the config somebody has
+read: what nobody reads does nothing, and is refused where a user sets it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import numbers
+import operator
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,9 +20,12 @@ from typing import Any, TypeVar, dataclass_transform
 
 from ml_collections import ConfigDict, config_dict
 
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import Faults, InputError
 
 Record = TypeVar("Record")
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+WORDS = {"least": "of at least", "most": "of at most", "above": "above", "below": "below"}
+WITHIN = {"least": operator.ge, "most": operator.le, "above": operator.gt, "below": operator.lt}
 
 
 def setting(
@@ -73,13 +80,78 @@ def sections(record: type) -> Iterator[type]:
 
 
 def described(record: type) -> list[str]:
-    """A line for each field: its dotted name, default, meaning and range."""
-    lines = []
+    """A line for each field: its dotted name, default, meaning, type and range."""
+    hints = typing.get_type_hints(record)
+    return [
+        f"{name} = {field.default!r}: {field.metadata['meaning']} ({wanted(field, hints[field.name])})"
+        for name, field in fields(record).items()
+    ]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value, of all fields of a config."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{prefix}{name}.") if hasattr(value, "items") else {prefix + name: value}
+    return found
+
+
+def wanted(field: dataclasses.Field, kind: Any) -> str:
+    """What a field takes, in words: 'a whole number of at least 1'.
+
+    Args:
+        kind: its type.
+    """
+    bare, optional = _parts(kind)
+    bounds = " and ".join(f"{WORDS[name]} {bound:g}" for name, bound in field.metadata["bounds"].items())
+    if field.metadata["choices"]:
+        words = f"one of {', '.join(field.metadata['choices'])}"
+    else:
+        words = " ".join(filter(None, (KINDS[bare], bounds)))
+    return f"{words}, or None" if optional else words
+
+
+def faults(record: type, config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted field -> a sentence, for each field of a section whose value is missing, or not of its type and range."""
+    part = config.get(record.SECTION) if record.SECTION else config
+    if not hasattr(part, "get"):
+        return {record.SECTION: f"{record.SECTION} = {part!r} is no section; start from config.default()."}
+    hints, found = typing.get_type_hints(record), {}
     for name, field in fields(record).items():
-        bounds = [f"{word} {bound:g}" for word, bound in field.metadata["bounds"].items()]
-        limits = " | ".join(field.metadata["choices"]) or ", ".join(bounds)
-        lines.append(f"{name} = {field.default!r}: {field.metadata['meaning']}" + (f" ({limits})" if limits else ""))
-    return lines
+        words = wanted(field, hints[field.name])
+        if field.name not in part:
+            found[name] = f"{name} is missing; set it to {words}."
+        elif not allowed(field, hints[field.name], value := part[field.name]):
+            choices = field.metadata["choices"]
+            remedy = nearest(value, choices) if choices else "give such a value."
+            found[name] = f"{name} = {value!r} is not {words}; {remedy}"
+    return found
+
+
+def allowed(field: dataclasses.Field, kind: Any, value: Any) -> bool:
+    """Whether a value is of the field's type and range; numbers are finite."""
+    bare, optional = _parts(kind)
+    if value is None:
+        return optional
+    if bare in (bool, str) or isinstance(value, bool):
+        fits = isinstance(value, bare)
+    else:
+        fits = isinstance(value, numbers.Integral if bare is int else numbers.Real) and math.isfinite(value)
+    within = fits and all(WITHIN[name](value, bound) for name, bound in field.metadata["bounds"].items())
+    return within and (not field.metadata["choices"] or value in field.metadata["choices"])
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A question about the known name that is nearest to `name`."""
+    return f"did you mean '{difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]}'?"
+
+
+def _parts(kind: Any) -> tuple[type, bool]:
+    """The type without None, and whether None is allowed too."""
+    if not isinstance(kind, types.UnionType):
+        return kind, False
+    (bare,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    return bare, True
 
 
 class Reader:
@@ -88,10 +160,11 @@ class Reader:
     Attributes:
         config: what is read.
         read_fields: dotted names of those read so far.
+        faults: what is wrong with the records read so far.
     """
 
     def __init__(self, config: ConfigDict):
-        self.config, self.read_fields = config, set()
+        self.config, self.read_fields, self.faults = config, set(), Faults()
 
     def __call__(self, record: type[Record]) -> Record:
         """The record as the config fills it.
@@ -101,20 +174,30 @@ class Reader:
         """
         if hasattr(record, "from_config"):
             return record.from_config(self)
-        if not hasattr(record, "SECTION"):
-            return record(**{name: self(kind) for name, kind in typing.get_type_hints(record).items()})
-        self.read_fields |= fields(record).keys()
-        values = self.config[record.SECTION] if record.SECTION else self.config
-        return record(**{field.name: values[field.name] for field in dataclasses.fields(record)})
+        if hasattr(record, "SECTION"):
+            self.read_fields |= fields(record).keys()
+            wrong = faults(record, self.config)
+            self.faults.extend(wrong.values())
+            values = self.config[record.SECTION] if record.SECTION else self.config
+            made = record(**{field.name: values.get(field.name) for field in dataclasses.fields(record)})
+        else:
+            before = len(self.faults.sentences)
+            made = record(**{name: self(kind) for name, kind in typing.get_type_hints(record).items()})
+            wrong = len(self.faults.sentences) > before
+        if hasattr(made, "faults") and not wrong:
+            self.faults.extend(made.faults())
+        return made
 
     def refuse_unread(self, names: Iterable[str]) -> None:
-        """Raise ValueError, which names each of the dotted `names` that no record has read."""
+        """Add a fault that names each of the dotted `names` that no record has read."""
         unread = sorted(set(names) - self.read_fields)
         if unread:
             method, sampler, task = (self.config[part].name for part in ("method", "sampler", "task"))
-            raise InputError(
-                f"{', '.join(unread)} would do nothing in this run (method '{method}', sampler '{sampler}', "
-                f"task '{task}'); leave it out."
+            self.faults.extend(
+                [
+                    f"{', '.join(unread)} would do nothing in this run (method '{method}', sampler '{sampler}', "
+                    f"task '{task}'); leave it out."
+                ]
             )
 
 
@@ -137,10 +220,8 @@ def defaults(records: Iterable[type]) -> ConfigDict:
 
 def _placed(default: Any, kind: Any) -> Any:
     """A value of the config; where None is allowed, one that remembers its type."""
-    if not isinstance(kind, types.UnionType):
-        return default
-    (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
-    return config_dict.FieldReference(default, field_type=kind)
+    bare, optional = _parts(kind)
+    return config_dict.FieldReference(default, field_type=bare) if optional else default
 
 
 def chosen(table: Mapping[str, Any], field: str, name: str) -> Any:
@@ -153,6 +234,5 @@ def chosen(table: Mapping[str, Any], field: str, name: str) -> Any:
         ValueError: for an unknown name, with the nearest one.
     """
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
-        raise InputError(f"{field} = '{name}' is not one of {', '.join(table)}; did you mean '{near}'?")
+        raise InputError(f"{field} = '{name}' is not one of {', '.join(table)}; {nearest(name, table)}")
     return table[name]

@@ -26,7 +26,7 @@ class Settings:
     lr: float = setting(0.1, "highest learning rate", above=0)
     weight_decay: float = setting(5e-4, "added to the gradient", least=0)
     warmup: float = setting(0.05, "fraction of the steps in which the learning rate rises", least=0, below=1)
-    temperature: float = setting(4.0, "T of the distillation loss", above=0)
+    temperature: float = setting(4.0, "T of the distillation loss", least=0.01, most=1000)
     update_bn: int = setting(0, "batches that renew its BatchNorm statistics before it is judged or saved", least=0)
 
     def optimiser(self, steps: int) -> optax.GradientTransformation:

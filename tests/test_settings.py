@@ -89,7 +89,7 @@ REFUSED = [
 def test_a_field_that_the_run_does_not_read_is_refused_by_name(preset, fields, name):
     cfg = tiny.config_fields(presets.apply(config.default(), preset), **fields)
     with pytest.raises(ValueError, match=rf"^{name} would do nothing in this run .* leave it out\.$"):
-        build.refuse_unread(cfg, ["student.lr", name])
+        config.check(cfg, ["student.lr", name])
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def test_a_field_that_the_run_does_not_read_is_refused_by_name(preset, fields, n
 )
 def test_a_field_that_the_run_reads_is_not(preset, fields, name):
     cfg = tiny.config_fields(presets.apply(config.default(), preset), **fields)
-    build.refuse_unread(cfg, [name, "seed", "teacher.epochs", "data.folder", "schedule.rounds"])
+    config.check(cfg, [name, "seed", "teacher.epochs", "data.folder", "schedule.rounds"])
 
 
 def test_all_that_is_refused_is_named_at_once():
     cfg = presets.apply(config.default(), "dafl")
     with pytest.raises(ValueError, match=r"^sampler\.name, views\.mixup would do nothing .*'generative'"):
-        build.refuse_unread(cfg, ["views.mixup", "sampler.name"])
+        config.check(cfg, ["views.mixup", "sampler.name"])
 
 
 def batch_of(images=4, weights=(4,), logits=(4, tiny.CLASSES)):

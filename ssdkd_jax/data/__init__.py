@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssdkd_jax import settings
 from ssdkd_jax.data import scenes
 from ssdkd_jax.errors import InputError, MissingError
 
@@ -50,9 +51,12 @@ def load(name: str, folder: str = "") -> Dataset:
         ValueError: for an unknown name.
         FileNotFoundError: where the data are not there, with the way to get them.
     """
-    if name not in _LOADERS:
-        raise InputError(f"Unknown data set '{name}'; known: {', '.join(_LOADERS)}.")
-    return _LOADERS[name](folder)
+    return settings.chosen(_LOADERS, "data.name", name)(folder)
+
+
+def check(name: str) -> None:
+    """Raise InputError, with the nearest name, where there is no such data set."""
+    settings.chosen(_LOADERS, "data.name", name)
 
 
 def digits(folder: str = "") -> Dataset:

@@ -19,7 +19,7 @@ import optax
 
 from ssdkd_jax import augment, generator, inversion, settings, teacher, terms
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import InputError, gathered
 from ssdkd_jax.methods import Problem, bank, peer_losses, pool
 from ssdkd_jax.models import observe
 from ssdkd_jax.settings import setting
@@ -48,7 +48,7 @@ class Contrast:
     """The contrastive term, as its CIFAR-10 script has it."""
 
     contrast: float = setting(0.8, "weight of the contrastive term", least=0)
-    temperature: float = setting(0.2, "of its softmax", above=0)
+    temperature: float = setting(0.2, "of its softmax", least=0.01, most=1000)
     negatives: int = setting(4096, "features of earlier images drawn each round", least=1)
     memory: int = setting(40960, "features of earlier images kept, at most", least=1)
     head: int = setting(256, "size of the head's two layers", least=1)
@@ -103,10 +103,13 @@ class ContrastiveWork(Work):
 def make(s: Settings, problem: Problem) -> Method:
     """CMI as a `Method`."""
     tx, head = s.generator.adam(), Head(s.contrast.head)
-    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
-    features = feature_count(problem.teacher, problem.inputs.image_shape)
+    network, features, each = gathered(
+        lambda: s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute),
+        lambda: feature_count(problem.teacher, problem.inputs.image_shape),
+        lambda: loss_terms(s, head, problem),
+    )
     optimisers = inversion.Trained(tx, s.latents.adam(), s.generator.adam())
-    recipe, start = s.recipe(loss_terms(s, head, problem), optimisers), generator.sequential(tx)
+    recipe, start = s.recipe(each, optimisers), generator.sequential(tx)
     base = bank.make(network, start, (s.generator.latent,), recipe, s.student_views(), problem)
     slots = max(min(s.contrast.memory, problem.rounds * s.synthesis.batch), s.synthesis.batch)
 

@@ -37,7 +37,7 @@ class Prior:
 
     lr_pixels: float = setting(0.1, "Adam's learning rate, on normalised pixels", above=0)
     tv: float = setting(1e-3, "weight of total variation", least=0)
-    temperature: float = setting(3.0, "of the Jensen-Shannon divergence", above=0)
+    temperature: float = setting(3.0, "of the Jensen-Shannon divergence", least=0.01, most=1000)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ssdkd_jax import generator, inversion, smoothing, terms
+from ssdkd_jax.errors import gathered
 from ssdkd_jax.methods import Problem, bank
 from ssdkd_jax.types import Method
 
@@ -66,10 +67,13 @@ def derived(config: ConfigDict) -> dict[str, float]:
 def make(s: Settings, problem: Problem) -> Method:
     """Fast-DFKD as a `Method`; the adversarial term sets in after the warm-up."""
     tx, inputs, past = s.generator.adam(), problem.inputs, s.smoothing.bn_past
-    bn, oh, adv = terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task)
+    weights, network = gathered(
+        lambda: s.weights.allowed(problem.has_batch_norm),
+        lambda: s.generator.network(inputs.image_shape, problem.axis, problem.compute),
+    )
+    bn, oh, adv = terms.usual_terms(weights, problem.task)
     adv = adv._replace(weight=lambda rounds, full=adv.weight: jnp.where(rounds >= problem.warmup, full, 0.0))
     optimisers = inversion.Trained(tx, s.latents.adam(), optax.identity())
     smoothed = smoothing.over_rounds(problem.teacher, inputs.image_shape, past, smoothing.exponential(past))
-    network = s.generator.network(inputs.image_shape, problem.axis, problem.compute)
     recipe = s.recipe([bn, oh, adv], optimisers, smoothed)
     return bank.make(network, s.start.make(tx), (s.generator.latent,), recipe, s.student_views(), problem)

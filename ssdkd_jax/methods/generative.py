@@ -23,7 +23,7 @@ import optax
 
 from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, terms
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import InputError, gathered
 from ssdkd_jax.methods import LOGITS, Problem, peer_losses
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Network, Preview, Synthesis, Variables, Work
@@ -99,10 +99,13 @@ def make(s: Settings, problem: Problem) -> Method:
     """
     divergence = settings.chosen(DIVERGENCES, "generative.divergence", s.game.divergence)
     tx, task = s.generator.adam(), problem.task
-    network = s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute)
+    network, each = gathered(
+        lambda: s.generator.network(problem.inputs.image_shape, problem.axis, problem.compute),
+        lambda: loss_terms(s, divergence, problem),
+    )
     start, inner = generator.sequential(tx), s.synthesis
     optimisers = inversion.Trained(tx, optax.set_to_zero(), optax.identity())
-    recipe = inner.recipe(loss_terms(s, divergence, problem), optimisers, modulation.off(), smoothing.none())
+    recipe = inner.recipe(each, optimisers, modulation.off(), smoothing.none())
     return Method(
         init=lambda key: State(generator=start.init(network.init(key)), round=jnp.zeros((), jnp.int32)),
         synthesis=make_synthesis(recipe, start, network, s.generator.latent, problem),

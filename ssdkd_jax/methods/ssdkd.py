@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from ssdkd_jax import (
     sampler,
     settings,
     smoothing,
+    student,
     teacher,
     terms,
 )
-from ssdkd_jax.errors import InputError
+from ssdkd_jax.errors import InputError, gathered
 from ssdkd_jax.methods import LOGITS, Problem, pool
 from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.settings import setting
@@ -58,38 +59,52 @@ class Settings:
     views: augment.Settings
     cache: teacher.Cache
     mixup: augment.Mixup
+    student: student.Settings
+
+    def faults(self) -> Iterator[str]:
+        """Where the buffer does not hold a batch, or blended images are to have cached answers."""
+        if self.buffer.size < max(self.synthesis.batch, self.student.batch):
+            yield (
+                f"buffer.size = {self.buffer.size} is smaller than a batch (synthesis.batch = {self.synthesis.batch}, "
+                f"student.batch = {self.student.batch}); make it at least as large."
+            )
+        if self.mixup.mixup and self.cache.count:
+            yield (
+                f"views.mixup = {self.mixup.mixup} blends images about which the teacher is asked in every step, but "
+                f"views.count = {self.cache.count} caches its answers; set one of them to 0."
+            )
 
 
 def make(s: Settings, problem: Problem) -> Method:
     """SSD-KD as a `Method`.
 
     Raises:
-        ValueError: where the settings do not fit one another, the teacher or the classes.
+        InputError: where the settings do not fit the teacher, the images or the classes.
     """
-    if s.buffer.size < max(s.synthesis.batch, problem.student_batch):
-        raise InputError(
-            f"buffer.size = {s.buffer.size} is smaller than a batch (synthesis.batch = {s.synthesis.batch}, "
-            f"student.batch = {problem.student_batch}); make it at least as large."
-        )
     tx, inputs = s.generator.adam(), problem.inputs
+    weights, network, latents = gathered(
+        lambda: s.weights.allowed(problem.has_batch_norm),
+        lambda: s.generator.network(inputs.image_shape, problem.axis, problem.compute),
+        lambda: coded_latents(s, problem),
+    )
     held = smoothing.of_the_last(s.buffer.size / s.synthesis.batch)
     recipe = s.synthesis.recipe(
-        terms.usual_terms(s.weights.allowed(problem.has_batch_norm), problem.task),
+        terms.usual_terms(weights, problem.task),
         inversion.Trained(tx, s.latents.adam(), optax.identity()),
         s.modulation.make(),
         smoothing.over_rounds(problem.teacher, inputs.image_shape, s.smoothing.bn_past, held),
     )
     return pool.make(
         pool.Pieces(
-            generator=s.generator.network(inputs.image_shape, problem.axis, problem.compute),
+            generator=network,
             start=s.start.make(tx),
-            latents=coded_latents(s, problem),
+            latents=latents,
             recipe=recipe,
             slots=s.buffer.size,
             eviction=s.eviction,
             sampler=s.sampler.make(inputs.classes),
             beta=optax.linear_schedule(s.sampler.beta, 1.0, problem.student_steps),
-            views=student_views(s, problem.student_steps),
+            views=Views(s.views.view(), s.cache.count, s.mixup.schedule(problem.student_steps)),
         ),
         problem,
     )
@@ -111,17 +126,3 @@ def coded_latents(s: Settings, problem: Problem) -> Callable[[Key, Array], Array
         return generator.latents(key, problem.task.target_codes(targets), s.generator.latent, s.code.class_code)
 
     return latents
-
-
-def student_views(s: Settings, steps: int) -> Views:
-    """What the student sees.
-
-    Raises:
-        ValueError: where blended images are asked for and the teacher's answers are cached.
-    """
-    if s.mixup.mixup and s.cache.count:
-        raise InputError(
-            f"views.mixup = {s.mixup.mixup} blends images about which the teacher is asked in every step, but "
-            f"views.count = {s.cache.count} caches its answers; set one of them to 0."
-        )
-    return Views(s.views.view(), s.cache.count, s.mixup.schedule(steps))
