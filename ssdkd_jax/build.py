@@ -139,6 +139,11 @@ def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]
     return faults.sentences
 
 
+def records(config: ConfigDict) -> tuple[type, ...]:
+    """The records of sections that the method of a config consists of."""
+    return tuple(settings.sections(methods.by_name(config.method.name).Settings))
+
+
 def for_devices(config: ConfigDict) -> ConfigDict:
     """The config with global batches: where `batch_per_device` is set, each is multiplied by the devices."""
     config = config.copy_and_resolve_references()
@@ -192,7 +197,8 @@ def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
     c = config.student
     tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
     view = augment.make(config.teacher.flip, config.teacher.shift, config.data.crop)
-    batch = min(c.batch, config.buffer.size)
+    devices = parallel.total_devices()
+    batch = max(devices, min(c.batch, config.buffer.size) // devices * devices)
     return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
 

@@ -255,7 +255,7 @@ def rounds(name, variables, upto, folder=None):
         history.append(metrics)
         marks.append(len(compiled))
 
-    state = loop.run(
+    state, _ = loop.run(
         programs, job.plan._replace(rounds=upto), parallel.to_devices(first), teacher, tiny.clock, on_round
     )
     jax.monitoring.unregister_event_duration_listener(listen)

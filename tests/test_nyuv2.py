@@ -152,7 +152,7 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
         first = parallel.to_devices(loop.init(job.method, job.network, job.tx, 0))
         programs = loop.compile_round(job.method, job.step, job.plan, first, state.variables)
     metrics = []
-    after = loop.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))
+    after, _ = loop.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))
     assert metrics[0]["filled"] == 2
     assert int(parallel.unreplicate(after.student.step)) == 1
     buffer = parallel.to_host(after.method.buffer)

@@ -1,6 +1,8 @@
 """The run as a library calls it: values in, no flags, a folder out."""
 
 import logging
+import shutil
+import types
 
 import jax
 import numpy as np
@@ -8,10 +10,12 @@ import pytest
 import tiny
 
 from ssdkd_jax import data
+from ssdkd_jax.engine import checkpoint as engine_checkpoint
 from ssdkd_jax.engine import preemption
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
-from ssdkd_jax.run import pipeline, profiling, teacher, yardstick
+from ssdkd_jax.run import identity, pipeline, profiling, summary, teacher, yardstick
 
 OTHER = tiny.INPUTS._replace(mean=(0.1,), std=(0.9,))  # than the data set's
 SHORT = dict(schedule__rounds=2, schedule__warmup=1, schedule__evaluate_every=1, yardstick_steps=2)
@@ -73,3 +77,135 @@ def test_the_state_to_time_on_has_images(compiled):
     job, programs, _, on_devices = compiled
     state = profiling.synthesized(programs, profiling.first_state(job, 0), on_devices)
     assert (np.asarray(jax.device_get(state.method.buffer.index.label[0])) >= 0).sum() == tiny.BATCH
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+RUN = SHORT | dict(yardstick_steps=0, schedule__rounds=3)
+OTHERS = {
+    "seed = 0 there and 1 here": dict(seed=1),
+    "student.lr = 0.05 there and 0.06 here": dict(student__lr=0.06),
+    "student.temperature = 4.0 there and 5.0 here": dict(student__temperature=5.0),
+    "method.name = ssdkd there and generative here": dict(method__name="generative", views__count=0),
+    "schedule.rounds = 3 there and 2 here": dict(schedule__rounds=2),
+    "schedule.distill_steps = 2 there and 1 here": dict(schedule__distill_steps=1),
+    "teacher = [0-9a-f]{64} there and [0-9a-f]{64} here": dict(teacher__checkpoint="other"),
+}
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory, dataset, teacher_variables):
+    """Folders with a finished and an interrupted run, and the settings of both; two teachers beside them."""
+    folder = tmp_path_factory.mktemp("used")
+    saved.save(folder / "saved", teacher_variables, saved.note("tiny:Tiny", tiny.INPUTS))
+    other = jax.tree.map(lambda x: x + x.dtype.type(1e-3), dict(teacher_variables))
+    saved.save(folder / "other", other, saved.note("tiny:Tiny", tiny.INPUTS))
+    config = tiny.make_config(teacher__checkpoint=str(folder / "saved"), **RUN)
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_devices(patch, 1)
+        pipeline.run(config, dataset, folder / "finished")
+        with pytest.raises(preemption.Preempted):
+            pipeline.run(config, dataset, folder / "interrupted", stop=StopAfter(4))
+    return folder, config
+
+
+class StopAfter:
+    """Asks to stop from its `calls`-th call on."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __call__(self):
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("how", ["finished", "interrupted"])
+@pytest.mark.parametrize("sentence", OTHERS)
+def test_another_run_in_a_used_folder_is_refused_and_nothing_there_changes(used, dataset, one_device, how, sentence):
+    folder, config = used
+    before, other = contents(folder), tiny.config_fields(config.copy_and_resolve_references(), **OTHERS[sentence])
+    if other.teacher.checkpoint == "other":
+        other.teacher.checkpoint = str(folder / "other")
+    with pytest.raises(InputError, match=rf"{how}' holds another run \(.*{sentence}.*\); choose another workdir"):
+        pipeline.run(other, dataset, folder / how)
+    assert contents(folder) == before
+
+
+def test_a_run_without_settings_in_its_checkpoint_and_files_of_nobodys_run_are_refused(
+    used, dataset, one_device, tmp_path
+):
+    config = used[1]
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "summary.json").write_text("mine")
+    engine_checkpoint.save(tmp_path / "old" / "checkpoints", 3, {"w": np.ones(2)}, {"seconds": {}})
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"'summary\.json' but no run that made it; choose another workdir"):
+        pipeline.run(config, dataset, tmp_path / "foreign")
+    with pytest.raises(InputError, match="does not say under which settings it was made; choose another workdir"):
+        pipeline.run(config, dataset, tmp_path / "old")
+    assert contents(tmp_path) == before
+
+
+def test_what_may_change_may_change_and_a_longer_run_says_so(used, dataset, one_device, tmp_path):
+    folder, config = used
+    moved = shutil.copytree(folder / "saved", tmp_path / "moved")
+    changes = dict(schedule__evaluate_every=2, schedule__checkpoint_seconds=0.0, teacher__checkpoint=str(moved))
+    for how, rounds, shorter in (
+        ("finished", 5, [{"rounds": 3, "schedule.rounds": 3}]),
+        ("interrupted", 3, []),
+    ):
+        run = shutil.copytree(folder / how, tmp_path / how)
+        longer = tiny.config_fields(config.copy_and_resolve_references(), schedule__rounds=rounds, **changes)
+        found = pipeline.run(longer, dataset, run)
+        assert (found["curve"][-1]["round"], found["planned_shorter"]) == (rounds, shorter)
+        assert found["config"]["schedule"]["rounds"] == rounds
+    assert {name for name, _ in changes.items()} <= {name.replace(".", "__") for name in identity.MAY_CHANGE}
+
+
+def test_a_teacher_trained_under_other_settings_is_refused_before_anything_else(dataset, one_device, tmp_path):
+    config = tiny.make_config(teacher__epochs=1, teacher__batch=16, **RUN)
+    pipeline.run(config, dataset, tmp_path)
+    before = contents(tmp_path)
+    for field, value in (("lr", 0.3), ("epochs", 2), ("flip", True)):
+        other = config.copy_and_resolve_references()
+        other.teacher[field] = value
+        sentence = (
+            rf"teacher' holds another run \(teacher\.{field} = .* there and {value} here\); .*teacher\.checkpoint"
+        )
+        with pytest.raises(InputError, match=sentence):
+            pipeline.run(other, dataset, tmp_path)
+        with pytest.raises(InputError, match=sentence):
+            teacher.train(other, dataset, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_all_that_does_not_fit_is_told_at_once_before_a_teacher_is_trained(dataset, one_device, tmp_path):
+    config = tiny.make_config(
+        teacher__model="tiny:Linear", teacher__batch=100, synthesis__bn=1.0, synthesis__latent=2, synthesis__doublings=4
+    )
+    with pytest.raises(InputError) as error:
+        pipeline.run(config, dataset, tmp_path)
+    sentences = str(error.value).split("\n")
+    for words in (
+        "48 images are fewer",
+        "synthesis.bn = 1.0",
+        "synthesis.latent = 2",
+        "divisible by 16",
+        "no BatchNorm",
+    ):
+        assert any(words in sentence for sentence in sentences), words
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_teacher(used):
+    curve = [{"seconds": 10.0, "accuracy": 0.5}, {"seconds": 12.0, "accuracy": 0.9}]
+    found = summary.scores("accuracy", {"accuracy": 1.0}, curve, 8.0)
+    assert (found["time_to_accuracy"]["0.90"], found["time_to_accuracy_after_teacher"]["0.90"]) == (12.0, 4.0)
+    assert found["time_to_accuracy_after_teacher"]["0.98"] is None
+    for method, size in (("ssdkd", tiny.SLOTS), ("generative", None), ("fast_dfkd", None)):
+        config = tiny.make_config(method__name=method)
+        job = types.SimpleNamespace(method=types.SimpleNamespace(images_made=lambda rounds, steps: 0))
+        assert pipeline.amounts(config, job)["buffer_size"] == size

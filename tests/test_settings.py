@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from ssdkd_jax import build, config, hints, losses, presets, replay_buffer, sampler, settings, student
+from ssdkd_jax import config, hints, losses, presets, replay_buffer, sampler, settings, student
 from ssdkd_jax.engine import optimization, parallel
 from ssdkd_jax.methods import peer_losses
 from ssdkd_jax.tasks import classification

@@ -12,7 +12,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def run(compiled, state, rounds, on_round=lambda *_: None):
     job, programs, _, teacher = compiled
-    return loop.run(programs, job.plan._replace(rounds=rounds), state, teacher, tiny.clock, on_round)
+    return loop.run(programs, job.plan._replace(rounds=rounds), state, teacher, tiny.clock, on_round)[0]
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,19 @@ class StopAfter:
 @pytest.mark.parametrize("calls", [0, 1, 3, 5, 6, 8, 11])
 def test_a_run_stopped_within_a_round_ends_with_the_same_bits(compiled, undisturbed, calls):
     job, programs, first, teacher = compiled
-    plan, rounds = job.plan._replace(rounds=4), []
-    arguments = plan, teacher, tiny.clock, lambda done, *_: rounds.append(done)
-    stopped = loop.run(programs, plan, parallel.to_devices(first), *arguments[1:], stop=StopAfter(calls))
+    plan, rounds, metrics = job.plan._replace(rounds=4), [], []
+
+    def on_round(done, _, values):
+        rounds.append(done)
+        metrics.append(values)
+
+    arguments = teacher, tiny.clock, on_round
+    stopped, begun = loop.run(programs, plan, parallel.to_devices(first), *arguments, stop=StopAfter(calls))
     at = loop.position(stopped)
     assert not at.finished(plan)
-    resumed = loop.run(programs, plan, parallel.to_devices(parallel.to_host(stopped)), *arguments[1:])
+    resumed, rest = loop.run(programs, plan, parallel.to_devices(parallel.to_host(stopped)), *arguments, begun=begun)
+    assert rest == {}
+    assert metrics == undisturbed[1]
     assert loop.position(resumed).finished(plan)
     assert loop.position(resumed).checkpoint > at.checkpoint
     assert rounds == [1, 2, 3, 4]

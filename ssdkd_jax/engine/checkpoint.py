@@ -16,7 +16,7 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,6 +31,14 @@ log = logging.getLogger(__name__)
 
 class Damaged(InputError):
     """A checkpoint that is not what was written; the sentence names the file and what is wrong with it."""
+
+
+class Found(NamedTuple):
+    """A whole checkpoint: its step, where it is, and the note that was saved with it."""
+
+    step: int
+    path: Path
+    note: dict[str, Any]
 
 
 def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, keep: int = 2) -> Path:
@@ -97,16 +105,24 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
         ValueError: when checkpoints exist but all are damaged, or when the newest whole one is
             of another structure; the sentence names the first array that differs.
     """
+    found = newest(folder)
+    return (found.step, _unflatten(read(found.path), like, found.path), found.note) if found else None
+
+
+def newest(folder: str | Path) -> Found | None:
+    """The newest whole checkpoint, or None where there is none at all.
+
+    Raises:
+        InputError: when checkpoints exist but all are damaged.
+    """
     saved_steps, reasons = steps(folder), []
     for step in reversed(saved_steps):
         path = Path(folder).absolute() / f"{step:08d}"
         try:
-            note = verify(path)
+            return Found(step, path, verify(path))
         except Damaged as error:
             reasons.append(str(error))
             log.warning("%s Trying the checkpoint before.", error)
-            continue
-        return step, _unflatten(read(path), like, path), note
     if saved_steps:
         raise InputError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None

@@ -82,6 +82,11 @@ def _finite(value: np.ndarray) -> bool:
     return bool(np.isfinite(value).all())
 
 
+def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Two histories, name -> [steps], one after the other."""
+    return first | {name: np.concatenate([first.get(name, values[:0]), values]) for name, values in second.items()}
+
+
 def summary(history: dict[str, np.ndarray]) -> dict[str, float]:
     """The mean of each metric over the steps where it was finite; the number of skipped steps."""
     return {

@@ -191,7 +191,8 @@ def run(
     clock: Clock,
     on_round: Callable[[int, TrainState, dict[str, float]], None],
     stop: Stop = dispatch.never,
-) -> TrainState:
+    begun: History | None = None,
+) -> tuple[TrainState, History]:
     """Run the plan from wherever `state` stands, also within a round.
 
     Args:
@@ -200,12 +201,16 @@ def run(
         on_round: called with (rounds done, state, mean metrics) after each round.
         stop: asked between dispatches; once it says so, the state is returned as it then is. Saved and
             run again, it ends with the bits of a run that was not stopped.
+        begun: metrics of the round that an earlier run was stopped in.
+
+    Returns:
+        The state, and the metrics of a round that is not at its end.
 
     Raises:
         FloatingPointError: after `plan.max_skipped` steps in a row that were not finite, or a weight that is not,
             before `on_round` could save it.
     """
-    watch, metrics, stopped = guard.Watch(plan.max_skipped), {}, False
+    watch, metrics, stopped = guard.Watch(plan.max_skipped), begun or {}, False
     at = position(state)
     while not (stopped or at.finished(plan)):
         due = at.due(plan)
@@ -217,7 +222,7 @@ def run(
             with clock("distillation"):
                 state, learnt = train_student(programs, state, teacher, due.distill_steps, stop)
             watch.check(DISTILLING, learnt, f"round {at.rounds}")
-            metrics |= learnt
+            metrics = guard.joined(metrics, learnt)
         expected, at = at.after(due), position(state)
         stopped = at != expected
         round_done = not stopped and not at.due(plan).distill_steps
@@ -226,7 +231,7 @@ def run(
         if round_done:
             on_round(at.rounds, state, guard.summary(metrics))
             metrics = {}
-    return state
+    return state, metrics
 
 
 def check_state(state: TrainState, rounds: int) -> None:

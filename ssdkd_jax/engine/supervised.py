@@ -61,6 +61,12 @@ def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) ->
     return step
 
 
+def check_batch(images: int, batch: int) -> None:
+    """Raise InputError where there are fewer images than a batch."""
+    if images < batch:
+        raise InputError(f"{images} images are fewer than one batch of {batch}; lower the batch size.")
+
+
 def fit(
     network: Network,
     task: Task,
@@ -85,8 +91,7 @@ def fit(
         ValueError: when there are fewer images than a batch.
         FloatingPointError: after `recipe.max_skipped` steps in a row that were not finite.
     """
-    if len(images) < recipe.batch:
-        raise InputError(f"{len(images)} images are fewer than one batch of {recipe.batch}; lower the batch size.")
+    check_batch(len(images), recipe.batch)
     steps = len(images) // recipe.batch
     step = guard.skipping(make_step(network, task, recipe, parallel.AXIS), STAGE, parallel.AXIS)
     epoch_steps, watch = dispatch.repeat(step, steps), guard.Watch(recipe.max_skipped)

@@ -7,12 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
 from ssdkd_jax.report import plots, progress
+from ssdkd_jax.run import identity
 from ssdkd_jax.types import Preview, TrainState, Variables
+
+NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list}  # of `Distilled`, in a checkpoint
 
 
 class Distilled(NamedTuple):
@@ -22,11 +26,16 @@ class Distilled(NamedTuple):
         state: on the devices.
         curve: a point an evaluation: round, seconds, and held-out scores.
         skipped: steps that were not finite, by stage.
+        begun: metrics of a round that is not at its end: name -> [steps].
+        shorter: where the run was longer than first planned, how long it was to be before: rounds done, and
+            schedule.rounds until then.
     """
 
     state: TrainState
     curve: list[dict[str, Any]]
     skipped: dict[str, int]
+    begun: dict[str, list[float]]
+    shorter: list[dict[str, int]]
 
 
 def distil(
@@ -49,12 +58,14 @@ def distil(
         stop: asked between dispatches.
 
     Raises:
+        InputError: where the workdir holds another run.
         Preempted: where `stop` said so, and the state is saved; called again, it goes on.
-        FloatingPointError: as `loop.run`.
+        NotFiniteError: as `loop.run`.
     """
     folder = workdir / "checkpoints"
-    distilled = begin(config, job, folder, clock)
-    note = {"seconds": clock.seconds, "curve": distilled.curve, "skipped": distilled.skipped}
+    run = {"settings": identity.of_run(config), "teacher": identity.digest(parallel.to_host(teacher))}
+    distilled = begin(config, job, run, folder, clock)
+    note = {**run, "seconds": clock.seconds, **{name: getattr(distilled, name) for name in NOTED}}
     start = loop.position(distilled.state)
     if start.finished(job.plan):
         return distilled
@@ -65,6 +76,7 @@ def distil(
     with progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first()) as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
+            note["begun"] = {}
             add_skipped(distilled.skipped, metrics)
             board.scalars(metrics, rounds)
             if evaluation_due(config, job.plan, rounds):
@@ -79,10 +91,12 @@ def distil(
             save = saver.now if rounds == job.plan.rounds else saver.now_and_then
             save(loop.position(state).checkpoint, state, note)
 
-        state = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, stop)
+        begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
+        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, stop, begun)
     board.close()
     end = loop.position(state)
     if not end.finished(job.plan):
+        note["begun"] = {name: values.tolist() for name, values in begun.items()}
         saver.now(end.checkpoint, state, note)
         raise preemption.Preempted(
             f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
@@ -90,13 +104,36 @@ def distil(
     return distilled._replace(state=state)
 
 
-def begin(config: ConfigDict, job: build.Job, folder: Path, clock: progress.Stopwatch) -> Distilled:
-    """The first state of the job, or that of the newest checkpoint in `folder`; the clock goes on from its seconds."""
+def begin(
+    config: ConfigDict, job: build.Job, run: dict[str, Any], folder: Path, clock: progress.Stopwatch
+) -> Distilled:
+    """The first state of the job, or that of the newest checkpoint in `folder`; the clock goes on from its seconds.
+
+    Args:
+        run: its settings, and the digest of its teacher.
+
+    Raises:
+        InputError: where the checkpoint is of another run.
+    """
+    found = checkpoint.newest(folder)
+    if found:
+        check(found.note, run, folder.parent)
     with clock("setup"):
         first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
-    _, state, note = checkpoint.restore(folder, first) or (0, first, {"seconds": {}, "curve": [], "skipped": {}})
-    clock.add(note["seconds"])
-    return Distilled(parallel.to_devices(state), note["curve"], note["skipped"])
+    _, state, note = checkpoint.restore(folder, first) or (0, first, {})
+    clock.add(note.get("seconds", {}))
+    distilled = Distilled(parallel.to_devices(state), *(note.get(name, empty()) for name, empty in NOTED.items()))
+    planned = note["settings"][identity.ROUNDS] if note else job.plan.rounds
+    if planned < job.plan.rounds:
+        distilled.shorter.append({"rounds": int(state.round), identity.ROUNDS: planned})
+    return distilled
+
+
+def check(note: dict[str, Any], run: dict[str, Any], workdir: Path) -> None:
+    """Raise InputError where a checkpoint's note is not that of this run."""
+    remedy = "choose another workdir, or go on with the settings and the teacher of that run"
+    identity.check(note.get("settings"), run["settings"], workdir, remedy)
+    identity.check({"teacher": note["teacher"]}, {"teacher": run["teacher"]}, workdir, remedy)
 
 
 def evaluation_due(config: ConfigDict, plan: loop.Plan, rounds: int) -> bool:

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, models
-from ssdkd_jax.engine import calibration, checkpoint, dispatch, hosts, parallel
+from ssdkd_jax import build, models, replay_buffer
+from ssdkd_jax import config as settings
+from ssdkd_jax.engine import calibration, checkpoint, dispatch, hosts, parallel, supervised
+from ssdkd_jax.errors import gathered
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
-from ssdkd_jax.run import distillation, evaluation, pictures, profiling, summary, yardstick
+from ssdkd_jax.run import distillation, evaluation, identity, pictures, profiling, summary, yardstick
 from ssdkd_jax.run import teacher as teachers
 
 if TYPE_CHECKING:
@@ -38,24 +41,29 @@ def run(
         The content of summary.json.
 
     Raises:
-        ValueError, FileNotFoundError: where config, data and teacher do not fit together.
-        FloatingPointError: where a stage stays not finite.
+        InputError: a line for each fault of the config, or for each way in which config, data and teacher do not fit
+            together; or where the workdir holds another run.
+        NotFiniteError: where a stage stays not finite.
         Preempted: where `stop` said so, and all is saved; called again, it goes on.
     """
+    settings.check(config)
     original, config = config, build.for_devices(config)
     workdir, clock = Path(workdir), clock or progress.Stopwatch()
+    identity.check_folder(workdir, config)
+    images = yardstick.given_images(config, dataset)
+    if teachers.to_be_trained(config, workdir):
+        fits(config, dataset, images)
     teacher = teachers.obtain(config, dataset, workdir, clock, stop)
     with clock("evaluation"):
         variables = parallel.to_devices(teacher.variables)
         teacher_scores = evaluation.evaluator(config, teacher.network, dataset)(variables)
     with clock("setup"):
-        images = yardstick.given_images(config, dataset)
         job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images)
     steps, score = build.student_steps(config), job.task.score
     preview = pictures.previewer(job, variables)
     calibrated = calibration.make(job.method, job.network, steps, config.student.update_bn)
     scores_of = evaluation.evaluator(config, job.network, dataset)
-    state, curve, skipped = distillation.distil(
+    state, curve, skipped, _, shorter = distillation.distil(
         config, job, variables, lambda state: scores_of(calibrated(state, variables)), preview, workdir, clock, stop
     )
     parallel.check_replicated(state)
@@ -64,9 +72,10 @@ def run(
     saved.save(workdir / "student", student, note)
 
     found = {
-        **summary.scores(score, teacher_scores, curve),
+        **summary.scores(score, teacher_scores, curve, clock.seconds.get("teacher", 0.0)),
         **amounts(config, job),
         "skipped_steps": skipped,
+        "planned_shorter": shorter,
         "teacher_parameters": models.parameter_count(teacher.variables),
         "student_parameters": models.parameter_count(student),
         **yardsticks(config, dataset, teacher, score, clock, stop),
@@ -81,12 +90,21 @@ def run(
     return found
 
 
-def amounts(config: ConfigDict, job: build.Job) -> dict[str, int]:
-    """How many images and steps the run made, and how many images it held."""
-    steps = build.student_steps(config)
+def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
+    """Raise InputError, a line a fault, where a config does not fit the data or the teacher that it is to train."""
+    teacher = teachers.untrained(config, dataset)
+    gathered(
+        lambda: supervised.check_batch(len(dataset.train_images), config.teacher.batch),
+        lambda: build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images),
+    )
+
+
+def amounts(config: ConfigDict, job: build.Job) -> dict[str, int | None]:
+    """How many images and steps the run made, and how many slots its buffer has; None for a method without one."""
+    steps, records = build.student_steps(config), build.records(config)
     return {
         "synthetic_images": job.method.images_made(config.schedule.rounds, steps),
-        "buffer_size": config.buffer.size,
+        "buffer_size": config.buffer.size if replay_buffer.Size in records else None,
         "distillation_steps": steps,
     }
 

@@ -14,8 +14,14 @@ LEVELS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
 NOT_SCORES = ("round", "seconds", "synthesis", "distillation")  # of a point of the curve
 
 
-def scores(score: str, teacher_scores: dict[str, float], curve: list[dict[str, Any]]) -> dict[str, Any]:
-    """How good the networks are, by the task's `score` above all; the student as it was at the end of the curve."""
+def scores(
+    score: str, teacher_scores: dict[str, float], curve: list[dict[str, Any]], teacher_seconds: float
+) -> dict[str, Any]:
+    """How good the networks are, by the task's `score` above all; the student as it was at the end of the curve.
+
+    Args:
+        teacher_seconds: that the teacher's training took, a part of the curve's.
+    """
     student_scores = {name: value for name, value in curve[-1].items() if name not in NOT_SCORES}
     return {
         "score": score,
@@ -24,11 +30,15 @@ def scores(score: str, teacher_scores: dict[str, float], curve: list[dict[str, A
         f"real_subset_{score}": None,
         "teacher_scores": teacher_scores,
         "student_scores": student_scores,
-        f"time_to_{score}": {
-            f"{level:.2f}": next((point["seconds"] for point in curve if point[score] >= level), None)
-            for level in LEVELS
-        },
+        f"time_to_{score}": time_to(score, curve),
+        f"time_to_{score}_after_teacher": time_to(score, curve, teacher_seconds),
     }
+
+
+def time_to(score: str, curve: list[dict[str, Any]], less: float = 0.0) -> dict[str, float | None]:
+    """Level of a score -> seconds until the student had it, `less` subtracted; None where it never had."""
+    first = {level: next((p["seconds"] - less for p in curve if p[score] >= level), None) for level in LEVELS}
+    return {f"{level:.2f}": seconds for level, seconds in first.items()}
 
 
 def circumstances(config: ConfigDict, clock: progress.Stopwatch) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, hosts, optimization, parallel, preemption, supervised
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
-from ssdkd_jax.run import evaluation
+from ssdkd_jax.run import evaluation, identity
 from ssdkd_jax.types import Inputs, ModelState, Network, Variables
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ def obtain(
     """The teacher that the config names, or the one under the workdir, trained first where there is none.
 
     Raises:
-        FileNotFoundError, ValueError: as `saved.load_for`.
+        MissingError, InputError: as `saved.load_for` and `to_be_trained`.
         Preempted: as `train`.
     """
     inputs = evaluation.inputs(config, dataset)
     folder = Path(config.teacher.checkpoint or workdir / "teacher")
-    if not config.teacher.checkpoint and not checkpoint.steps(folder):
+    if to_be_trained(config, workdir):
         with clock("teacher"):
             train(config, dataset, workdir, stop)
     found = saved.load_for(inputs, folder, config.teacher.model, config.compute)
@@ -62,6 +62,41 @@ def obtain(
     return Teacher(found.network, dict(found.variables), inputs._replace(mean=mean, std=std))
 
 
+def to_be_trained(config: ConfigDict, workdir: Path) -> bool:
+    """Whether the config names no teacher and the workdir holds none that is finished.
+
+    Raises:
+        InputError: as `finished`.
+    """
+    return not config.teacher.checkpoint and finished(config, workdir) is None
+
+
+def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The note of the teacher that was trained in the workdir; None where there is none yet.
+
+    Raises:
+        InputError: where it was trained, or begun, under other settings.
+    """
+    notes = {}
+    for name in ("teacher", "teacher_training"):
+        if found := checkpoint.newest(workdir / name):
+            remedy = f"choose another workdir, or take what is in '{workdir}/teacher' by teacher.checkpoint"
+            identity.check(found.note.get("settings"), identity.of_teacher(config), workdir / name, remedy)
+            notes[name] = found.note
+    return notes.get("teacher")
+
+
+def untrained(config: ConfigDict, dataset: Dataset) -> Teacher:
+    """A teacher that is still to be trained: its variables are shapes.
+
+    Raises:
+        InputError: where the images are of a size that the network does not take.
+    """
+    inputs = evaluation.inputs(config, dataset)
+    network = build.network(config.teacher.model, inputs, axis=None, compute=config.compute)
+    return Teacher(network, jax.eval_shape(network.init, jax.random.key(0)), inputs)
+
+
 def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[], bool] = dispatch.never) -> float:
     """Train the teacher on the real images, save it under the workdir, and return its score on the test images.
 
@@ -70,12 +105,14 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
         stop: asked between dispatches.
 
     Raises:
+        InputError: where what the workdir holds was trained under other settings.
         Preempted: where `stop` said so, and what was learnt is saved; called again, it goes on.
     """
     inputs = evaluation.inputs(config, dataset)
+    task, note = build.task(config, inputs.classes), {"settings": identity.of_teacher(config)}
+    if done := finished(config, workdir):
+        return done[task.score]
     network = build.network(config.teacher.model, inputs, compute=config.compute)
-    task = build.task(config, inputs.classes)
-    parallel.check_batch("teacher.batch", config.teacher.batch)
     images, labels = dataset.train_images, dataset.train_labels
     recipe = build.teacher_recipe(config, len(images))
     epoch_steps = max(1, len(images) // recipe.batch)
@@ -89,16 +126,17 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
 
         def on_epoch(epoch: int, state: ModelState, metrics: dict[str, float]) -> None:
             advance(metrics)
-            saver.now_and_then(epoch * epoch_steps, state, {})
+            saver.now_and_then(epoch * epoch_steps, state, note)
 
         state = parallel.to_devices(state)
         state = supervised.fit(network, task, recipe, state, images, labels, key_fit, on_epoch, stop)
     steps = int(parallel.unreplicate(state.step))
     if steps < recipe.epochs * epoch_steps:
-        saver.now(steps, state, {})
+        saver.now(steps, state, note)
         raise preemption.Preempted(f"Stopped by SIGTERM after {steps} steps of the teacher; the same command goes on.")
     parallel.check_replicated(state)
     score = evaluation.evaluator(config, network, dataset)(state.variables)[task.score]
     variables = parallel.to_host(state.variables)
-    saved.save(workdir / "teacher", variables, saved.note(config.teacher.model, inputs, **{task.score: score}))
+    note |= saved.note(config.teacher.model, inputs, **{task.score: score})
+    saved.save(workdir / "teacher", variables, note)
     return score
