@@ -63,7 +63,7 @@ class Pace(NamedTuple):
 def main() -> None:
     """Run what is missing, and write what there is."""
     workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
-    workdir.mkdir(parents=True, exist_ok=True)
+    runs.begin(workdir, config)
     compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value)
 
 

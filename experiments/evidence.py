@@ -26,7 +26,7 @@ import tables
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, data, presets
+from ssdkd_jax import build, data, presets, sampler
 from ssdkd_jax.engine import checkpoint
 from ssdkd_jax.errors import MissingError
 
@@ -38,7 +38,7 @@ STEPS = flags.DEFINE_integer("steps", 0, "Distillation steps of each run of abla
 def main() -> None:
     """Run the parts that are asked for."""
     workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
-    workdir.mkdir(parents=True, exist_ok=True)
+    runs.begin(workdir, config)
     for part in PARTS.value:
         KNOWN[part](workdir, with_steps(config, STEPS.value))
 
@@ -99,18 +99,18 @@ def ablation(workdir: Path, config: ConfigDict) -> None:
     """The two terms of phi, and the three samplers."""
     config = runs.configured(config, yardstick_steps=0)
     variants = {
-        f"ablation/{name}/{sampler}": runs.configured(
-            config, modulation__diversity=div, modulation__difficulty=diff, sampler__name=sampler
+        f"ablation/{name}/{rule}": runs.configured(
+            config, modulation__diversity=div, modulation__difficulty=diff, sampler__name=rule
         )
         for name, (div, diff) in PHI.items()
-        for sampler in build.SAMPLERS
+        for rule in sampler.SAMPLERS
     }
     found = seeds_of(workdir, config, variants)
     rows = []
     for name in PHI:
-        cells = [found.get(f"ablation/{name}/{sampler}", []) for sampler in build.SAMPLERS]
+        cells = [found.get(f"ablation/{name}/{rule}", []) for rule in sampler.SAMPLERS]
         rows.append([name, *map(percent, cells), evenness([run for cell in cells for run in cell])])
-    save(workdir, "ablation", found, tables.markdown(("phi", *build.SAMPLERS, "smallest to largest class"), rows))
+    save(workdir, "ablation", found, tables.markdown(("phi", *sampler.SAMPLERS, "smallest to largest class"), rows))
 
 
 def scale(workdir: Path, config: ConfigDict) -> None:

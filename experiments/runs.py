@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from ssdkd_jax import settings
 from ssdkd_jax.engine import checkpoint, environment
 from ssdkd_jax.errors import InputError
+from ssdkd_jax.run import identity
 
 HERE = Path(__file__).parent
+PATHS = ("data.folder", "teacher.checkpoint")  # the same files may lie elsewhere
 LINUX = sys.platform == "linux"
 CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once, each on its share of the processors.", lower_bound=1)
@@ -39,22 +42,35 @@ def configured(config: ConfigDict, **fields: Any) -> ConfigDict:
     return changed
 
 
+def begin(workdir: Path, config: ConfigDict) -> None:
+    """Create a working folder of runs that share a config and a clock.
+
+    Raises:
+        InputError: where it is that of another config or clock.
+    """
+    path, plan = workdir / "plan.json", {**settings.flat(config), "--clock": CLOCK.value}
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        identity.check(json.loads(path.read_text()), plan, workdir, "choose another --workdir")
+    checkpoint.write_json(path, plan)
+
+
 def train_teacher(workdir: Path, config: ConfigDict) -> Path:
     """The teacher that all runs share, trained under `workdir` where the config names none."""
     if config.teacher.checkpoint:
         return Path(config.teacher.checkpoint)
-    folder = workdir / "teacher"
-    if not list(folder.glob("*.json")):
-        execute("train_teacher.py", config, workdir, workdir / "teacher.log")
-    return folder
+    execute("train_teacher.py", config, workdir, workdir / "teacher.log")  # at once where it is there
+    return workdir / "teacher"
 
 
 def run_all(workdir: Path, planned: Sequence[Run]) -> Iterator[dict | None]:
     """The summary of each run in the given order, None for one that failed; --jobs of them run at once.
 
     Raises:
-        ValueError: for more jobs than processors.
+        InputError: for more jobs than processors, or where a folder holds a run of another config.
     """
+    for run in planned:
+        finished(workdir, run)
     cores = sorted(os.sched_getaffinity(0)) if LINUX else range(os.cpu_count() or 1)
     shares = queue.SimpleQueue()
     for share in shared_out(cores, JOBS.value):
@@ -88,8 +104,8 @@ def run_one(workdir: Path, run: Run, prefix: str) -> dict | None:
     """The summary of a run, with one line about it; None where it failed."""
     folder, started = workdir / run.folder, time.monotonic()
     path, log = folder / "summary.json", folder / "log.txt"
-    if path.exists():
-        return json.loads(path.read_text())
+    if summary := finished(workdir, run):
+        return summary
     folder.mkdir(parents=True, exist_ok=True)
     try:
         execute("distill.py", run.config, folder, log, f"--clock={CLOCK.value}")
@@ -104,6 +120,21 @@ def run_one(workdir: Path, run: Run, prefix: str) -> dict | None:
         f"(compilation {seconds['compilation']:.1f} s, the whole process {time.monotonic() - started:.0f} s)",
         flush=True,
     )
+    return summary
+
+
+def finished(workdir: Path, run: Run) -> dict | None:
+    """The summary of a run that is at its end; None where it is not.
+
+    Raises:
+        InputError: where it is that of another config.
+    """
+    path = workdir / run.folder / "summary.json"
+    if not path.exists():
+        return None
+    summary = json.loads(path.read_text())
+    then, now = ({k: v for k, v in settings.flat(c).items() if k not in PATHS} for c in (summary["config"], run.config))
+    identity.check(then, now, path.parent, "choose another --workdir")
     return summary
 
 

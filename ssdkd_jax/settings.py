@@ -133,8 +133,8 @@ def allowed(field: dataclasses.Field, kind: Any, value: Any) -> bool:
     bare, optional = _parts(kind)
     if value is None:
         return optional
-    if bare in (bool, str) or isinstance(value, bool):
-        fits = isinstance(value, bare)
+    if bare in (bool, str) or isinstance(value, bool):  # which Python takes for a number
+        fits = type(value) is bare
     else:
         fits = isinstance(value, numbers.Integral if bare is int else numbers.Real) and math.isfinite(value)
     within = fits and all(WITHIN[name](value, bound) for name, bound in field.metadata["bounds"].items())

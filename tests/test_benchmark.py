@@ -15,6 +15,7 @@ import test_scripts
 
 from ssdkd_jax import build, presets
 from ssdkd_jax import config as defaults
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.run import pictures
 from ssdkd_jax.types import Preview
 
@@ -204,3 +205,25 @@ def check_scale(folder):
 
 PICTURES = ("histograms", "grids")
 CHECKS = {"benchmark": check_benchmark, "real": check_real, "scale": check_scale}
+
+
+def test_a_run_of_another_config_in_the_same_folder_is_refused_before_any_is_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "execute", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(runs, "CLOCK", SimpleNamespace(value="wall"))
+    monkeypatch.setattr(runs, "JOBS", SimpleNamespace(value=1))
+    config = defaults.default()
+    done = {"config": runs.configured(config, data__folder="elsewhere").to_dict(), "score": "accuracy"}
+    (tmp_path / "60s" / "dafl" / "1").mkdir(parents=True)
+    (tmp_path / "60s" / "dafl" / "1" / "summary.json").write_text(json.dumps(done))
+    planned = [runs.Run("60s/dafl/0", config), runs.Run("60s/dafl/1", runs.configured(config, student__lr=0.2))]
+    with pytest.raises(InputError, match=r"60s/dafl/1' holds another run \(student\.lr = 0\.1 there and 0\.2 here\)"):
+        list(runs.run_all(tmp_path, planned))
+    assert list(runs.run_all(tmp_path, [runs.Run("60s/dafl/1", config)])) == [done]
+
+    runs.begin(tmp_path, config)
+    runs.begin(tmp_path, config)
+    with pytest.raises(InputError, match=r"holds another run \(seed = 0 there and 3 here\); choose another --workdir"):
+        runs.begin(tmp_path, runs.configured(config, seed=3))
+    monkeypatch.setattr(runs, "CLOCK", SimpleNamespace(value="cpu"))
+    with pytest.raises(InputError, match="--clock = wall there and cpu here"):
+        runs.begin(tmp_path, config)

@@ -1,5 +1,6 @@
 """Records of settings: what a field carries, who reads it, and what is refused; shapes at the public borders."""
 
+import math
 import types
 import typing
 
@@ -7,10 +8,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from ml_collections import ConfigDict
 
 from ssdkd_jax import config, hints, losses, presets, replay_buffer, sampler, settings, student
 from ssdkd_jax.engine import optimization, parallel
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.methods import peer_losses
+from ssdkd_jax.run import pipeline
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
@@ -46,6 +50,67 @@ def test_a_field_carries_its_meaning_and_a_default_of_its_type_and_range(name):
     assert default is None or all(WITHIN[word](default, bound) for word, bound in meta["bounds"].items())
     assert not meta["choices"] or default in meta["choices"]
     assert any(line.startswith(f"{name} = {default!r}: {meta['meaning']}") for line in config.described().splitlines())
+
+
+def of_another_type(kind):
+    """Values that a field of a type does not take."""
+    bare = [part for part in typing.get_args(kind) if part is not types.NoneType] or [kind]
+    wrong = {bool: [1, "yes"], int: [1.5, True, "1", [1]], float: [True, "1", math.nan, math.inf, []], str: [1, True]}
+    return wrong[bare[0]] + ([] if isinstance(kind, types.UnionType) else [None])
+
+
+def out_of_range(field, kind):
+    """Values just outside of each of its bounds, and names that are none of its choices."""
+    step = 1 if int in (kind, *typing.get_args(kind)) else 1e-9
+    bounds = field.metadata["bounds"]
+    outside = {"least": lambda b: b - step, "most": lambda b: b + step, "above": lambda b: b, "below": lambda b: b}
+    found = [outside[word](bound) for word, bound in bounds.items()]
+    return found + [name + "x" for name in field.metadata["choices"]]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_field_of_a_wrong_type_out_of_range_or_misspelt_stops_a_run_with_one_sentence(name, tmp_path):
+    field, kind = FIELDS[name]
+    cases = [(value, None) for value in (*of_another_type(kind), *out_of_range(field, kind))]
+    part, _, last = name.rpartition(".")
+    for value, misspelt in [*cases, (field.default, last + "s")]:
+        values = config.default().unlock().to_dict()
+        section = values[part] if part else values
+        section[misspelt or last] = value
+        with pytest.raises(InputError) as error:
+            pipeline.run(ConfigDict(values, type_safe=False), None, tmp_path / "run")
+        sentence = str(error.value)
+        assert sentence.count("\n") == 0, sentence
+        if misspelt:
+            assert sentence == f"The config has no field '{name}s'; did you mean '{name}'?"
+        else:
+            assert sentence.startswith(f"{name} = {value!r} is not "), sentence
+            assert sentence.endswith((".", "?"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_section_that_is_missing_or_no_section_is_told():
+    values = config.default().unlock().to_dict()
+    del values["student"]
+    values["buffer"] = 5
+    with pytest.raises(InputError) as error:
+        config.check(values)
+    assert {"student = None is no section; start from config.default().", "buffer = 5 is no section"} <= {
+        line.partition("; start")[0] if line.startswith("buffer") else line for line in str(error.value).split("\n")
+    }
+
+
+def test_all_faults_of_a_config_are_told_at_once_and_none_that_follows_from_another():
+    values = config.default().unlock().to_dict()
+    values["student"].update(batch=-4, attention=1.0, regression=1.0)
+    values["schedule"].update(rounds=3, warmup=3)
+    values["sampler"]["name"] = "prioritised"
+    values["synthesis"]["oh"] = None
+    with pytest.raises(InputError) as error:
+        config.check(values, ["cmi.memory"])
+    told = [line.split(" = ")[0].split(" would")[0] for line in str(error.value).split("\n")]
+    expected = ["cmi.memory", "sampler.name", "schedule.warmup", "student.attention", "student.batch", "synthesis.oh"]
+    assert sorted(told) == expected
 
 
 def test_a_field_that_may_be_none_keeps_its_type():

@@ -115,9 +115,10 @@ def begin(
     Raises:
         InputError: where the checkpoint is of another run.
     """
-    found = checkpoint.newest(folder)
-    if found:
-        check(found.note, run, folder.parent)
+    if found := checkpoint.newest(folder):
+        before = found.note.get("settings")
+        before = before and {**before, "teacher": found.note["teacher"]}
+        identity.check_run(before, {**run["settings"], "teacher": run["teacher"]}, folder.parent)
     with clock("setup"):
         first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
     _, state, note = checkpoint.restore(folder, first) or (0, first, {})
@@ -127,13 +128,6 @@ def begin(
     if planned < job.plan.rounds:
         distilled.shorter.append({"rounds": int(state.round), identity.ROUNDS: planned})
     return distilled
-
-
-def check(note: dict[str, Any], run: dict[str, Any], workdir: Path) -> None:
-    """Raise InputError where a checkpoint's note is not that of this run."""
-    remedy = "choose another workdir, or go on with the settings and the teacher of that run"
-    identity.check(note.get("settings"), run["settings"], workdir, remedy)
-    identity.check({"teacher": note["teacher"]}, {"teacher": run["teacher"]}, workdir, remedy)
 
 
 def evaluation_due(config: ConfigDict, plan: loop.Plan, rounds: int) -> bool:

@@ -77,18 +77,24 @@ def check(found: Mapping[str, Any] | None, wanted: Settings, folder: Path, remed
     """
     if found is None:
         raise InputError(f"What '{folder}' holds does not say under which settings it was made; {remedy}.")
-    differ = [
-        f"{name} = {found.get(name, 'not set')} there and {wanted.get(name, 'not set')} here"
-        for name in sorted(found.keys() | wanted.keys())
-        if found.get(name) != wanted.get(name) and not _longer(name, found.get(name), wanted.get(name))
-    ]
-    if differ:
+    if differ := differences(found, wanted):
         raise InputError(f"'{folder}' holds another run ({', '.join(differ)}); {remedy}.")
 
 
-def _longer(name: str, found: Any, wanted: Any) -> bool:
-    """Whether a setting differs only in that the run is to be longer."""
-    return name == ROUNDS and found is not None and wanted is not None and wanted >= found
+def differences(found: Mapping[str, Any], wanted: Settings) -> list[str]:
+    """The settings that differ, each with both its values."""
+    return [
+        f"{name} = {found.get(name, 'not set')} there and {wanted.get(name, 'not set')} here"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name) != wanted.get(name)
+    ]
+
+
+def check_run(found: Mapping[str, Any] | None, wanted: Settings, workdir: Path) -> None:
+    """As `check`, for a run that goes on and may be longer than it was planned."""
+    if found and ROUNDS in found and found[ROUNDS] <= wanted[ROUNDS]:
+        found = {**found, ROUNDS: wanted[ROUNDS]}
+    check(found, wanted, workdir, "choose another workdir, or go on with the settings and the teacher of that run")
 
 
 def check_folder(workdir: Path, config: ConfigDict) -> None:
@@ -102,7 +108,6 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
     """
     newest = checkpoint.newest(workdir / "checkpoints")
     if newest:
-        remedy = "choose another workdir, or go on with the settings of that run"
-        check(newest.note.get("settings"), of_run(config), workdir, remedy)
+        check_run(newest.note.get("settings"), of_run(config), workdir)
     elif theirs := [name for name in OUTPUTS if (workdir / name).exists()]:
         raise InputError(f"'{workdir}' holds '{theirs[0]}' but no run that made it; choose another workdir.")
