@@ -62,7 +62,7 @@ class Pace(NamedTuple):
 
 def main() -> None:
     """Run what is missing, and write what there is."""
-    workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
+    workdir, config = Path(common.WORKDIR.value), common.config()
     runs.begin(workdir, config)
     compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from ml_collections import ConfigDict, config_flags
 
 from ssdkd_jax import config as settings
 from ssdkd_jax import data
+from ssdkd_jax import settings as fields
 from ssdkd_jax.engine import environment, hosts, preemption
 from ssdkd_jax.engine import workdir as folders
-from ssdkd_jax.errors import Faults, InputError
+from ssdkd_jax.errors import Faults, InputError, MissingError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/; fields are overridden as --config.x.y=v.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, plots, summary.json.")
@@ -60,17 +62,29 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
-    """Parse the flags; an unknown config field is one sentence that names the nearest."""
+    """Parse the flags; what is wrong with them, or with a field that a config file sets, is told in one sentence."""
+    known = {name: (field, record) for record in settings.records() for name, field in fields.fields(record).items()}
+    asked = [match.group(1) for match in (re.match(r"--?config\.([\w.]+)=", word) for word in argv) if match]
+    unknown = [f"Error: {fields.unknown(name, known)}" for name in asked if name not in known]
+    if unknown:
+        sys.exit("\n".join(unknown))
     try:
         return flags.FLAGS(argv)
+    except flags.Error as error:
+        text = str(error)
+        _, ours, sentence = text.rpartition("InputError: ")
+        if match := re.match(r"flag --config\.([\w.]+)=(.*?): ", text):
+            sentence = fields.fault(match.group(1), *known[match.group(1)], match.group(2))
+        elif "Traceback" in text and not ours:  # of a config file
+            raise
+        sys.exit("Error: " + " ".join((sentence or text).split()))
     except (AttributeError, KeyError) as error:
-        patterns = (r"^\W*(?:Key\W+)?(\w+)", r"Did you mean\W+(\w+)")
-        field, near = (re.search(pattern, str(error)) for pattern in patterns)
-        hint = f"; did you mean '{near.group(1)}'?" if near else "."
-        sys.exit(f"Error: the config has no field '{field.group(1)}'{hint}" if field else f"Error: {error}")
-    except (flags.Error, FileNotFoundError, TypeError) as error:
-        sentence = str(error).rpartition("ValueError: ")[2]  # of a config file, below its traceback
-        sys.exit("Error: " + " ".join(sentence.split()))
+        name = re.search(r"^\W*(?:Key\W+)?(\w+)", str(error))
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename or not name:
+            raise
+        sys.exit(f"Error: {fields.unknown(name.group(1), {field.rpartition('.')[2] for field in known})}")
+    except FileNotFoundError as error:
+        sys.exit("Error: " + " ".join(str(error).split()))
 
 
 def config() -> ConfigDict:
@@ -79,13 +93,17 @@ def config() -> ConfigDict:
     Raises:
         InputError: a line for each of its faults, see `ssdkd_jax.config.check`.
     """
+    try:
+        found = CONFIG.value.copy_and_resolve_references()
+    except OSError as error:  # told only when it is read
+        raise MissingError("The file that --config names cannot be read; name one of configs/.") from error
     faults = Faults()
     with faults:
-        settings.check(CONFIG.value, config_flags.get_override_values(flags.FLAGS["config"]))
+        settings.check(found, config_flags.get_override_values(flags.FLAGS["config"]))
     with faults:
-        data.check(CONFIG.value.data.name)
+        data.check(found.data.name)
     faults.report()
-    return CONFIG.value
+    return found
 
 
 @contextlib.contextmanager

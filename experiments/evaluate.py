@@ -23,7 +23,7 @@ MODEL = flags.DEFINE_string("model", None, "Name of the model, 'package.module:C
 
 def main() -> None:
     """Load, evaluate, and print one JSON object."""
-    config = common.CONFIG.value
+    config = common.config()
     dataset = data.load(config.data.name, config.data.folder)
     print(json.dumps(evaluation.evaluate_saved(config, dataset, CHECKPOINT.value, MODEL.value)))
 

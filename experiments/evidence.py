@@ -37,7 +37,7 @@ STEPS = flags.DEFINE_integer("steps", 0, "Distillation steps of each run of abla
 
 def main() -> None:
     """Run the parts that are asked for."""
-    workdir, config = Path(common.WORKDIR.value), common.CONFIG.value
+    workdir, config = Path(common.WORKDIR.value), common.config()
     runs.begin(workdir, config)
     for part in PARTS.value:
         KNOWN[part](workdir, with_steps(config, STEPS.value))
@@ -55,7 +55,7 @@ def the_benchmark(workdir: Path, config: ConfigDict) -> None:
     """Every method under the same budgets."""
     del config  # budgets decide the steps
     methods, seeds, budgets = benchmark.METHODS.value, benchmark.SEEDS.value, benchmark.BUDGETS.value
-    benchmark.compare(workdir, common.CONFIG.value, methods, seeds, budgets)
+    benchmark.compare(workdir, common.config(), methods, seeds, budgets)
 
 
 def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDict]) -> dict[str, list[dict]]:

@@ -63,9 +63,7 @@ def check(config: Mapping[str, Any], names: Iterable[str] = ()) -> None:
     of_fields = {name: words for record in records() for name, words in settings.faults(record, config).items()}
     faults, sound = Faults(), default()
     values, known = settings.flat(config), settings.flat(sound)
-    faults.extend(
-        f"The config has no field '{name}'; {settings.nearest(name, known)}" for name in values if name not in known
-    )
+    faults.extend(settings.unknown(name, known) for name in values if name not in known)
     faults.extend(of_fields.values())
     sound.update_from_flattened_dict({name: values[name] for name in known if name in values.keys() - of_fields})
     together = Faults()

@@ -118,14 +118,23 @@ def faults(record: type, config: Mapping[str, Any]) -> dict[str, str]:
         return {record.SECTION: f"{record.SECTION} = {part!r} is no section; start from config.default()."}
     hints, found = typing.get_type_hints(record), {}
     for name, field in fields(record).items():
-        words = wanted(field, hints[field.name])
         if field.name not in part:
-            found[name] = f"{name} is missing; set it to {words}."
-        elif not allowed(field, hints[field.name], value := part[field.name]):
-            choices = field.metadata["choices"]
-            remedy = nearest(value, choices) if choices else "give such a value."
-            found[name] = f"{name} = {value!r} is not {words}; {remedy}"
+            found[name] = f"{name} is missing; set it to {wanted(field, hints[field.name])}."
+        elif not allowed(field, hints[field.name], part[field.name]):
+            found[name] = fault(name, field, record, part[field.name])
     return found
+
+
+def fault(name: str, field: dataclasses.Field, record: type, value: Any) -> str:
+    """A sentence about a value that a field of a record does not take."""
+    choices = field.metadata["choices"]
+    remedy = nearest(value, choices) if choices else "give such a value."
+    return f"{name} = {value!r} is not {wanted(field, typing.get_type_hints(record)[field.name])}; {remedy}"
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """A sentence about a field that no record holds."""
+    return f"The config has no field '{name}'; {nearest(name, known)}"
 
 
 def allowed(field: dataclasses.Field, kind: Any, value: Any) -> bool:

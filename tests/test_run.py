@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import data
+from ssdkd_jax import config, data, presets, settings
 from ssdkd_jax.engine import checkpoint as engine_checkpoint
 from ssdkd_jax.engine import preemption
 from ssdkd_jax.errors import InputError
@@ -209,3 +209,48 @@ def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_te
         config = tiny.make_config(method__name=method)
         job = types.SimpleNamespace(method=types.SimpleNamespace(images_made=lambda rounds, steps: 0))
         assert pipeline.amounts(config, job)["buffer_size"] == size
+
+
+INSIDE = {"least": lambda b: b, "most": lambda b: b, "above": lambda b: b + 1e-6, "below": lambda b: b - 1e-3}
+NEEDED = {  # what else a field's boundary asks for
+    "teacher.batch": dict(teacher__checkpoint=""),
+    "teacher.epochs": dict(teacher__checkpoint=""),
+    "student.batch": dict(synthesis__batch=2),
+    "buffer.size": dict(synthesis__batch=1, student__batch=1),
+    "synthesis.latent": dict(synthesis__class_code=0.0, synthesis__latent=3),
+    "views.mixup": dict(views__count=0),
+    "views.mixup_until": dict(views__count=0, views__mixup=0.5),
+    "student.regression": dict(student__attention=0.0),
+    "synthesis.lr_meta": dict(synthesis__start="reptile"),
+    "schedule.rounds": dict(schedule__warmup=0),
+    "synthesis.bn": dict(synthesis__oh=1.0),
+    "task.presence": dict(task__name="segmentation", teacher__model="tiny:Pixels", student__model="tiny:Pixels"),
+}
+PRESET = {"cmi": "cmi", "deepinversion": "deepinversion", "generative": "dafl", "given": "real_small"}
+
+
+def boundaries():
+    for record in config.records():
+        for name, field in settings.fields(record).items():
+            for word, bound in field.metadata["bounds"].items():
+                value = INSIDE[word](bound)
+                yield pytest.param(name, type(field.default or 0.0)(value) if value % 1 else value, id=f"{name}-{word}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "value"), boundaries())
+def test_a_boundary_that_is_accepted_also_runs_a_round(name, value, dataset, one_device, tmp_path, teacher_variables):
+    saved.save(tmp_path / "saved", teacher_variables, saved.note("tiny:Tiny", tiny.INPUTS))
+    cfg = tiny.make_config(teacher__checkpoint=str(tmp_path / "saved"), **SHORT)
+    if preset := PRESET.get(name.partition(".")[0]):
+        presets.apply(cfg, preset)
+        tiny.config_fields(cfg, synthesis__inner_steps=2, synthesis__width=4, synthesis__latent=6, **SHORT)
+    tiny.config_fields(cfg, **NEEDED.get(name, {}))
+    tiny.config_fields(cfg, **{name.replace(".", "__"): value})
+    if cfg.task.name == "segmentation":
+        masks = np.arange(64, dtype=np.uint8).reshape(8, 8) % tiny.CLASSES
+        labels = np.broadcast_to(masks, (48, 8, 8))
+        dataset = dataset._replace(train_labels=labels, test_labels=labels)
+        cfg.teacher.checkpoint = ""
+    found = pipeline.run(cfg, dataset, tmp_path / "run")
+    assert 0 <= found[f"student_{found['score']}"] <= 1
