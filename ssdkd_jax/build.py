@@ -21,7 +21,7 @@ from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
 class Run:
     """What concerns the whole run."""
 
-    seed: int = setting(0, "decides the whole run", least=0, most=2**32 - 1)
+    seed: int = setting(0, "decides the whole run", least=0, most=2**31 - 1)
     compute: str = setting(
         "float32", "parameters, BatchNorm statistics and losses are float32 all the same", choices=models.COMPUTE
     )

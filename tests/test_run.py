@@ -214,7 +214,7 @@ def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_te
 INSIDE = {"least": lambda b: b, "most": lambda b: b, "above": lambda b: b + 1e-6, "below": lambda b: b - 1e-3}
 NEEDED = {  # what else a field's boundary asks for
     "teacher.batch": dict(teacher__checkpoint=""),
-    "teacher.epochs": dict(teacher__checkpoint=""),
+    "teacher.epochs": dict(teacher__checkpoint="", teacher__batch=16),
     "student.batch": dict(synthesis__batch=2),
     "buffer.size": dict(synthesis__batch=1, student__batch=1),
     "synthesis.latent": dict(synthesis__class_code=0.0, synthesis__latent=3),
@@ -224,7 +224,14 @@ NEEDED = {  # what else a field's boundary asks for
     "synthesis.lr_meta": dict(synthesis__start="reptile"),
     "schedule.rounds": dict(schedule__warmup=0),
     "synthesis.bn": dict(synthesis__oh=1.0),
-    "task.presence": dict(task__name="segmentation", teacher__model="tiny:Pixels", student__model="tiny:Pixels"),
+    "task.presence": dict(
+        task__name="segmentation",
+        teacher__model="tiny:Pixels",
+        teacher__checkpoint="",
+        teacher__batch=16,
+        student__model="tiny:Pixels",
+        student__attention=0.0,
+    ),
 }
 PRESET = {"cmi": "cmi", "deepinversion": "deepinversion", "generative": "dafl", "given": "real_small"}
 
@@ -251,6 +258,5 @@ def test_a_boundary_that_is_accepted_also_runs_a_round(name, value, dataset, one
         masks = np.arange(64, dtype=np.uint8).reshape(8, 8) % tiny.CLASSES
         labels = np.broadcast_to(masks, (48, 8, 8))
         dataset = dataset._replace(train_labels=labels, test_labels=labels)
-        cfg.teacher.checkpoint = ""
     found = pipeline.run(cfg, dataset, tmp_path / "run")
     assert 0 <= found[f"student_{found['score']}"] <= 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,25 @@ def test_evaluate_and_wrong_fields(distilled, summary, cache, tmp_path):
         assert "Traceback" not in err
         assert len(err.strip().splitlines()) == 1
         assert "temprature" in err
-        assert "did you mean 'temperature'?" in err
+        assert re.search(r"did you mean '(student\.)?temperature'\?", err)
+
+
+def test_fewer_rounds_in_a_used_folder_are_one_sentence_and_a_faulty_model_keeps_its_traceback(
+    distilled, cache, tmp_path
+):
+    fewer = start(cache, "distill.py", f"--workdir={distilled[0]}", *overrides(schedule__rounds=2))
+    faulty = start(cache, "distill.py", f"--workdir={tmp_path}", *overrides(student__model="tiny:Faulty"))
+    code, _, err = finish(fewer)
+    assert code == 1
+    assert (
+        err.strip().splitlines()[-1].startswith(f"Error: '{distilled[0]}' holds another run (schedule.rounds = 3 there")
+    )
+    assert "Traceback" not in err
+    code, _, err = finish(faulty)
+    assert code == 1
+    assert "Traceback" in err
+    assert "ValueError: a fault of the user's own model" in err
+    assert not (tmp_path / "teacher_training").exists()
 
 
 @pytest.mark.slow

@@ -44,6 +44,16 @@ class Linear(nn.Module):
         return nn.Dense(self.classes, use_bias=False)(images.reshape(images.shape[0], -1))
 
 
+class Faulty(nn.Module):
+    """A user's own classifier with a fault of its own."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        raise ValueError("a fault of the user's own model")
+
+
 class Pixels(nn.Module):
     """A user's own segmenter: a 3x3 and a 1x1 convolution with BatchNorm between."""
 
