@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax.engine import checkpoint, environment
+from ssdkd_jax.engine import checkpoint, environment, files
 from ssdkd_jax.errors import InputError
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def train_teacher(workdir: Path, config: ConfigDict) -> Path:
     if config.teacher.checkpoint:
         return Path(config.teacher.checkpoint)
     folder = workdir / "teacher"
-    if not list(folder.glob("*.json")):
+    if checkpoint.newest(folder) is None:
         execute("train_teacher.py", config, workdir, workdir / "teacher.log")
     return folder
 
@@ -114,11 +114,11 @@ def execute(script: str, config: ConfigDict, workdir: Path, log: Path, *flags_: 
         subprocess.CalledProcessError: where it fails.
     """
     path = workdir / "config.json"
-    checkpoint.write_json(path, config.to_dict())
+    files.write_json(path, config.to_dict())
     stored = f"--config={HERE / 'stored.py'}:{path}"
     command = [sys.executable, str(HERE / script), stored, f"--workdir={workdir}", *flags_]
     inherited = {name: value for name, value in os.environ.items() if name != environment.MARK or value == "0"}
-    with log.open("a") as output:
+    with open(files.edit(log, os.O_APPEND), "a") as output:
         subprocess.run(command, check=True, env=inherited, stdout=output, stderr=subprocess.STDOUT)
 
 

@@ -50,7 +50,7 @@ def together(cache, workdir, by_environment, *flags):
 
 
 def arrays(folder):
-    path = (folder / f"{checkpoint.steps(folder)[-1]:08d}").absolute()
+    path = checkpoint.newest(folder)
     checkpoint.verify(path)
     return checkpoint.read(path)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models
-from ssdkd_jax.engine import calibration, checkpoint, dispatch, hosts, parallel
+from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import distillation, evaluation, pictures, profiling, summary, yardstick
@@ -77,7 +77,7 @@ def run(
         pictures.write(workdir, config, rows, found, curve, dataset, networks)
     found |= summary.circumstances(original, clock) | {"curve": curve}
     if hosts.is_first():
-        checkpoint.write_json(workdir / "summary.json", found)
+        files.write_json(workdir / "summary.json", found)
     return found
 
 
