@@ -67,6 +67,16 @@ def test_a_damaged_checkpoint_of_version_0_1_is_passed_over(tmp_path):
     assert checkpoint.restore(tmp_path, tree(0))[0] == 1
 
 
+def test_what_version_0_1_left_unmerged_below_a_path_with_brackets_is_damaged(tmp_path):
+    folder = tmp_path / "sweep[1]"
+    folder.mkdir()
+    save_as_version_0_1_did(folder, 1, tree(1), {})
+    with pytest.raises(ValueError, match=r"00000001 holds no arrays that orbax can read"):
+        checkpoint.restore(folder, tree(0))
+    checkpoint.save(folder, 0, tree(2))
+    assert tiny.tree_equal(checkpoint.restore(folder, tree(0))[1], tree(2))
+
+
 def test_a_model_that_version_0_1_saved_is_loaded(tmp_path):
     network = models.bind(models.by_name("wrn10_1", 3), tiny.SHAPE, (0.4,), (0.3,))
     variables = dict(network.init(jax.random.key(0)))

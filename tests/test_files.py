@@ -5,6 +5,7 @@ import stat
 
 import numpy as np
 import pytest
+import runs
 import tiny
 
 from ssdkd_jax.engine import checkpoint, files, workdir
@@ -134,6 +135,18 @@ def test_a_run_may_lie_behind_a_link(tmp_path):
     assert tiny.tree_equal(
         checkpoint.restore(tmp_path / "big" / "checkpoints", {"w": np.ones(2)})[1], {"w": np.ones(2)}
     )
+
+
+def test_the_log_of_a_run_is_not_continued_through_a_link(tmp_path, mine, monkeypatch):
+    monkeypatch.setattr(runs.subprocess, "run", lambda *_, stdout, **__: os.write(stdout.fileno(), b"a line\n"))
+    for _ in range(2):
+        runs.execute("distill.py", tiny.make_config(), tmp_path, tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_bytes() == b"a line\na line\n"
+    for stand in (soft_link, hard_link):
+        stand(tmp_path / stand.__name__, mine)
+        with pytest.raises(ValueError, match="not a plain file of its own"):
+            runs.execute("distill.py", tiny.make_config(), tmp_path, tmp_path / stand.__name__)
+        (tmp_path / stand.__name__).unlink()
 
 
 @pytest.mark.parametrize("stand", [soft_link, pipe, folder])

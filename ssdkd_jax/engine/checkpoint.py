@@ -104,22 +104,31 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
     reasons = []
     for stored in reversed(checkpoint_folder.found(folder)):
         try:
-            note = verify(stored.path)
+            note, flat = verify(stored.path), read(stored.path)
         except Damaged as error:
             reasons.append(str(error))
             log.warning("%s Trying the checkpoint before.", error)
             continue
-        return stored.step, _unflatten(read(stored.path), like, stored.path), note
+        return stored.step, _unflatten(flat, like, stored.path), note
     if reasons:
         raise InputError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by their dotted names, as they were saved."""
-    with _arrays(path) as place, ocp.PyTreeCheckpointer() as reader:
-        names = reader.metadata(place).item_metadata.tree
-        return reader.restore(place, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+    """The arrays of a checkpoint by their dotted names, as they were saved.
+
+    Raises:
+        Damaged: where orbax cannot read them.
+    """
+    try:
+        with _arrays(path) as place, ocp.PyTreeCheckpointer() as reader:
+            names = reader.metadata(place).item_metadata.tree
+            return reader.restore(
+                place, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            )
+    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise Damaged(f"{path} holds no arrays that orbax can read ({type(error).__name__}).") from error
 
 
 def _random_bytes() -> bytes:

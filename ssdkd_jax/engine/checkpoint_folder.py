@@ -41,7 +41,7 @@ def found(folder: str | Path) -> list[Stored]:
     for name in os.listdir(folder) if folder.is_dir() else ():
         if match := NAME.fullmatch(name):
             named.append(Stored(int(match[1]), int(match[2] or 0), folder / name))
-        elif match := NAME_OF_OLD.fullmatch(name):
+        elif (match := NAME_OF_OLD.fullmatch(name)) and (folder / match[1]).is_dir():
             named.append(Stored(int(match[1]), -1, folder / match[1]))
     return sorted(stored for stored in named if manifest.is_ours(stored.path))
 
