@@ -29,7 +29,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import presets
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import files
 from ssdkd_jax.errors import InputError
 
 ON_REQUEST = ("fast_dfkd_2", "fast_dfkd_10", "ssdkd_logits")
@@ -187,9 +187,9 @@ def record(summary: dict) -> dict:
 
 def write(workdir: Path, of: Mapping[str, Mapping[str, list[dict]]]) -> None:
     """JSON, Markdown and plots of these records, budget by budget."""
-    checkpoint.write_json(workdir / "benchmark.json", {"budgets": of})
+    files.write_json(workdir / "benchmark.json", {"budgets": of})
     text = [f"## Budget {budget}\n\n{tables.comparison(of[budget])}\n\n{times(of, budget)}\n" for budget in of]
-    (workdir / "benchmark.md").write_text("\n".join(text))
+    files.write_text(workdir / "benchmark.md", "\n".join(text))
     for budget, records in of.items():
         tables.plot_curves(workdir / f"accuracy_{budget}.png", records, f"budget {budget}")
         tables.plot_times(workdir / f"times_{budget}.png", records, f"budget {budget}")

@@ -36,6 +36,7 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     Any other error keeps its traceback. A run stopped by SIGTERM ends with `preemption.EXIT_CODE`.
     """
     flags.mark_flags_as_required(required)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -109,7 +110,7 @@ def config() -> ConfigDict:
 @contextlib.contextmanager
 def claimed(workdir: Path) -> Iterator[None]:
     """No other process may use the folder meanwhile; of several hosts, the first claims it for all."""
-    with folders.claim(workdir) if hosts.is_first() else contextlib.nullcontext():
+    with folders.claimed(workdir) if hosts.is_first() else contextlib.nullcontext():
         yield
 
 

@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, data, presets, sampler
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import files
 from ssdkd_jax.errors import MissingError
 
 PHI = {"off": (False, False), "diversity": (True, False), "difficulty": (False, True), "both": (True, True)}
@@ -91,8 +91,8 @@ def save(workdir: Path, part: str, found: Mapping[str, list[dict]], text: str) -
     fields = ("seed", "student_accuracy", "real_subset_accuracy", "teacher_accuracy", "buffer_size", "class_counts")
     fields = (*fields, "seconds", "clock")
     records = {name: [{field: s[field] for field in fields} for s in summaries] for name, summaries in found.items()}
-    checkpoint.write_json(workdir / f"{part}.json", records)
-    (workdir / f"{part}.md").write_text(text + "\n")
+    files.write_json(workdir / f"{part}.json", records)
+    files.write_text(workdir / f"{part}.md", text + "\n")
 
 
 def ablation(workdir: Path, config: ConfigDict) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import common
 from absl import flags
 
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import files
 from ssdkd_jax.interop import saved, stablehlo, torch_files, torch_layout
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved model.")
@@ -30,7 +30,7 @@ def main() -> None:
     if output.suffix == ".stablehlo":
         program = stablehlo.serialize(model.network, model.variables, model.note["image_shape"], IMAGES.value)
         output.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_bytes(output, program)
+        files.write_bytes(output, program)
         takes = f"{IMAGES.value} images [B, {', '.join(map(str, model.note['image_shape']))}]"
     else:
         torch_files.write(output, torch_layout.to_torch(model.variables, torch_layout.of(name)))

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import settings
-from ssdkd_jax.engine import checkpoint, environment
+from ssdkd_jax.engine import environment, files
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.run import identity
 
@@ -52,7 +52,7 @@ def begin(workdir: Path, config: ConfigDict) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     if path.exists():
         identity.check(json.loads(path.read_text()), plan, workdir, "choose another --workdir")
-    checkpoint.write_json(path, plan)
+    files.write_json(path, plan)
 
 
 def train_teacher(workdir: Path, config: ConfigDict) -> Path:
@@ -145,11 +145,11 @@ def execute(script: str, config: ConfigDict, workdir: Path, log: Path, *flags_: 
         subprocess.CalledProcessError: where it fails.
     """
     path = workdir / "config.json"
-    checkpoint.write_json(path, config.to_dict())
+    files.write_json(path, config.to_dict())
     stored = f"--config={HERE / 'stored.py'}:{path}"
     command = [sys.executable, str(HERE / script), stored, f"--workdir={workdir}", *flags_]
     inherited = {name: value for name, value in os.environ.items() if name != environment.MARK or value == "0"}
-    with log.open("a") as output:
+    with open(files.edit(log, os.O_APPEND), "a") as output:
         subprocess.run(command, check=True, env=inherited, stdout=output, stderr=subprocess.STDOUT)
 
 

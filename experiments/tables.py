@@ -102,8 +102,7 @@ def plot_curves(path: Path, of: Records, title: str) -> None:
         axes.plot(*mean, marker="o", markersize=3, linewidth=1.8, label=name, **style)
     axes.set(xlabel="seconds of synthesis and distillation", ylabel="accuracy on real test images, %", title=title)
     figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    plots.write(path, figure, dpi=120)
 
 
 def points(run: dict) -> tuple[list[float], list[float]]:
@@ -124,8 +123,7 @@ def plot_times(path: Path, of: Records, title: str) -> None:
     axes.set(xlabel="accuracy on real test images, %", ylabel="seconds until all seeds have it", yscale="log")
     axes.set_title(title)
     figure.legend(loc="outside right upper", fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    plots.write(path, figure, dpi=120)
 
 
 def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
@@ -137,8 +135,7 @@ def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
     axes.set(xlabel="slots of the buffer, % of the real training set", ylabel="accuracy on real test images, %")
     axes.set_xscale("log")
     axes.set_xticks(list(of), [f"{share:g}" for share in of])
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    plots.write(path, figure, dpi=120)
 
 
 def plot_histograms(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
@@ -157,8 +154,7 @@ def plot_histograms(path: Path, previews: Pictures, counts: Mapping[str, Sequenc
         below.set_xlabel("1 - confidence of the teacher", fontsize=7)
     axes[0, 0].set_ylabel("share of images")
     axes[1, 0].set_ylabel("share of images")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    plots.write(path, figure, dpi=110)
 
 
 def plot_grids(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
@@ -174,5 +170,4 @@ def plot_grids(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int
         place.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=255)
         place.set_title(name, fontsize=8)
         place.axis("off")
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    plots.write(path, figure, dpi=150)

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not at all, and say so when they do not fit."""
 
+import fcntl
 import shutil
 
 import jax
@@ -22,7 +23,8 @@ def tree(scale):
 
 
 def files_of(folder, step):
-    return sorted(p for p in (folder / f"{step:08d}").rglob("*") if p.is_file() and p.stat().st_size)
+    every = (p for p in (folder / f"step_{step:08d}").rglob("*") if p.is_file() and p.stat().st_size)
+    return sorted(p for p in every if p.name != "manifest.json")
 
 
 def cut_short(folder):
@@ -42,11 +44,11 @@ def lose_a_file(folder):
 
 
 def lose_the_manifest(folder):
-    (folder / "00000002.json").unlink()
+    (folder / "step_00000002" / "manifest.json").unlink()
 
 
 def cut_the_manifest(folder):
-    path = folder / "00000002.json"
+    path = folder / "step_00000002" / "manifest.json"
     path.write_text(path.read_text()[:20])
 
 
@@ -106,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_for_the_one_before(copied, d
 
 
 def test_each_file_of_the_newest_cut_short_or_with_a_flipped_byte_is_passed_over_and_named(copied, caplog):
-    for path in [*files_of(copied, 2), copied / "00000002.json"]:
+    for path in [*files_of(copied, 2), copied / "step_00000002" / "manifest.json"]:
         content = path.read_bytes()
         for at in {0, len(content) // 2, len(content) - 1}:
             path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
@@ -124,23 +126,27 @@ def test_each_file_of_the_newest_cut_short_or_with_a_flipped_byte_is_passed_over
         (cut_short, "is cut short or grown: .* bytes instead of"),
         (flip_a_byte, "has changed bytes: its SHA-256 differs"),
         (lose_a_file, "is gone"),
-        (cut_the_manifest, r"00000002\.json is cut short or has changed"),
+        (cut_the_manifest, r"00000002/manifest\.json is cut short or has changed"),
     ],
 )
 def test_damages_are_told_apart(copied, damage, sentence):
     damage(copied)
     with pytest.raises(checkpoint.Damaged, match=sentence):
-        checkpoint.verify(copied / "00000002")
+        checkpoint.verify(copied / "step_00000002")
 
 
 def test_what_a_save_that_was_cut_short_left_behind_is_swept_away_and_nothing_else(copied):
-    left = [copied / "00000003", copied / "00000004.orbax-checkpoint-tmp-17"]
-    for folder in (*left, copied / "mine"):
+    ours, unmarked, in_use = (copied / f".ssdkd_jax_{number:016x}" for number in range(3))
+    for folder in (ours, unmarked, in_use, copied / "20251126"):
         folder.mkdir()
         (folder / "file").write_text("x")
-    checkpoint.save(copied, 5, tree(5))
-    assert not any(folder.exists() for folder in left)
-    assert (copied / "mine" / "file").exists()
+    for folder in (ours, in_use):
+        shutil.copy(copied / "step_00000002" / "SSDKD_JAX", folder)
+    with (in_use / "SSDKD_JAX").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        checkpoint.save(copied, 5, tree(5))
+    assert not ours.exists()
+    assert all((folder / "file").exists() for folder in (unmarked, in_use, copied / "20251126"))
     assert checkpoint.steps(copied) == [2, 5]
 
 
@@ -153,12 +159,12 @@ def test_a_full_disk_while_orbax_writes_is_an_oserror_and_keeps_the_checkpoint_b
     with pytest.raises(OSError, match="No space left on device") as error:
         checkpoint.save(copied, 3, tree(3))
     assert workdir.explain(error.value).startswith("The disk is full ([Errno 28] No space left on device")
-    assert not list(copied.glob("*tmp*"))
+    assert sorted(p.name for p in copied.iterdir()) == ["step_00000001", "step_00000002"]
     assert checkpoint.restore(copied, tree(0))[0] == 2
 
 
 def test_only_damaged_checkpoints_are_an_error_that_names_the_folder(copied):
-    (copied / "00000001.json").unlink()
+    (copied / "step_00000001" / "manifest.json").unlink()
     flip_a_byte(copied)
     with pytest.raises(ValueError, match=r"Every checkpoint in .*copy is damaged; delete that folder"):
         checkpoint.restore(copied, tree(0))
@@ -172,8 +178,8 @@ def test_only_the_newest_are_kept_and_a_step_can_be_saved_again(copied):
     checkpoint.save(copied, 2, tree(5))
     checkpoint.save(copied, 3, tree(3))
     assert checkpoint.steps(copied) == [2, 3]
-    assert not (copied / "00000001").exists()
-    (copied / "00000003.json").unlink()
+    assert sorted(p.name for p in copied.iterdir()) == ["step_00000002.1", "step_00000003"]
+    (copied / "step_00000003" / "manifest.json").unlink()
     assert tiny.tree_equal(checkpoint.restore(copied, tree(0))[1], tree(5))
 
 

@@ -14,6 +14,20 @@ from ssdkd_jax.engine import checkpoint, hosts
 
 ARGUMENTS = overrides(student__batch=16, synthesis__batch=16, buffer__size=42, schedule__checkpoint_seconds=1e9)
 
+SAVES = """
+import sys
+from ssdkd_jax.engine import hosts
+hosts.join(sys.argv[1], 2, int(sys.argv[2]))
+import jax, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ssdkd_jax.engine import checkpoint
+place = NamedSharding(Mesh(np.array(jax.devices()), ("devices",)), PartitionSpec("devices"))
+rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+for scale in (1, 2):
+    spread = jax.make_array_from_callback(rows.shape, place, lambda index: scale * rows[index])
+    checkpoint.save(sys.argv[3], 1, {"rows": spread, "n": np.int32(scale)}, {"at": scale}, keep=1)
+"""
+
 
 def launch(cache, devices, workdir, *flags, **fields):
     variables = environment(cache)
@@ -50,7 +64,7 @@ def together(cache, workdir, by_environment, *flags):
 
 
 def arrays(folder):
-    path = (folder / f"{checkpoint.steps(folder)[-1]:08d}").absolute()
+    path = checkpoint.newest(folder)
     checkpoint.verify(path)
     return checkpoint.read(path)
 
@@ -86,6 +100,24 @@ def test_two_hosts_end_with_the_parameters_of_one_and_resume_as_one(tmp_path):
     _, err = single.communicate(timeout=900)
     assert single.returncode == 0, err
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["curve"] == two["curve"]
+
+
+def test_two_hosts_write_a_checkpoint_together_and_supersede_it(tmp_path):
+    address, folder = f"localhost:{free_port()}", tmp_path / "sweep[1]"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVES, address, str(number), str(folder)], env=environment(tmp_path), stderr=-1
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    rows = np.arange(8, dtype=np.float32).reshape(4, 2)
+    step, values, note = checkpoint.restore(folder, {"rows": rows, "n": np.int32(0)})
+    assert (step, note, values["n"]) == (1, {"at": 2}, 2)
+    np.testing.assert_array_equal(values["rows"], 2 * rows)
+    assert [path.name for path in folder.iterdir()] == ["step_00000001.1"]
 
 
 def test_hosts_are_asked_for_by_the_environment():

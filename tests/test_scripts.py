@@ -141,6 +141,8 @@ def test_evaluate_and_wrong_fields(distilled, summary, cache, tmp_path):
 def test_fewer_rounds_in_a_used_folder_are_one_sentence_and_a_faulty_model_keeps_its_traceback(
     distilled, cache, tmp_path
 ):
+    files = [path for path in distilled[0].rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
     fewer = start(cache, "distill.py", f"--workdir={distilled[0]}", *overrides(schedule__rounds=2))
     faulty = start(cache, "distill.py", f"--workdir={tmp_path}", *overrides(student__model="tiny:Faulty"))
     code, _, err = finish(fewer)
@@ -149,6 +151,7 @@ def test_fewer_rounds_in_a_used_folder_are_one_sentence_and_a_faulty_model_keeps
         err.strip().splitlines()[-1].startswith(f"Error: '{distilled[0]}' holds another run (schedule.rounds = 3 there")
     )
     assert "Traceback" not in err
+    assert {path: path.read_bytes() for path in distilled[0].rglob("*") if path.is_file()} == before
     code, _, err = finish(faulty)
     assert code == 1
     assert "Traceback" in err

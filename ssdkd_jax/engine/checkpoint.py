@@ -1,20 +1,23 @@
 """Saving and restoring any pytree with orbax, whole or not at all.
 
-A checkpoint is an orbax folder and, written after it, a manifest with the size and digest of each
-of its files: one that was cut short has no manifest, one that was damaged does not match it, and
-either is passed over for the newest whole one. Where several hosts run, orbax writes the rows of
-each together, into one folder that all of them see; the first host writes the manifest.
+A checkpoint is a folder `step_NNNNNNNN`: orbax's files below `arrays`, a mark that says whose it is, and a manifest
+with the size and digest of each file. All of it is written under a temporary name and read back; one rename then makes
+it a checkpoint, and only then are those before it removed. A second checkpoint of a number stands beside the first, as
+`step_NNNNNNNN.1`, until the first is gone. What version 0.1 saved, `NNNNNNNN` and `NNNNNNNN.json`, is read alike.
+
+One that is damaged is passed over for the newest whole one. Nothing is deleted for its name: a checkpoint goes where it
+holds what its manifest says and nothing else, a temporary folder where it has our mark. Where several hosts run, orbax
+writes the rows of each together, into one folder that all of them see; the first host does the rest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 import logging
 import os
 import re
-import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,60 +25,57 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ssdkd_jax.engine import hosts, parallel
+from ssdkd_jax.engine import checkpoint_folder, files, hosts, manifest, parallel
+from ssdkd_jax.engine.manifest import Damaged, verify
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Sharded, named_leaves
 
+__all__ = ["Damaged", "Saver", "newest", "newest_whole", "read", "restore", "save", "steps", "verify"]
+
+ARRAYS = "arrays"
 log = logging.getLogger(__name__)
 
 
-class Damaged(InputError):
-    """A checkpoint that is not what was written; the sentence names the file and what is wrong with it."""
-
-
 class Found(NamedTuple):
-    """A whole checkpoint: its step, where it is, and the note that was saved with it."""
+    """A whole checkpoint: its step, where it is, the note that was saved with it, and what was read of it."""
 
     step: int
     path: Path
     note: dict[str, Any]
+    content: Any
 
 
-def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, keep: int = 2) -> Path:
-    """Save `tree` as checkpoint `step`, and delete all but the newest `keep`.
+def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, keep: int = 2) -> None:
+    """Save `tree` as checkpoint `step`, then delete all but it and the newest `keep`.
 
     Args:
+        folder: may lie below a link, but not be one.
         tree: host arrays; with several hosts, `Sharded` parts as arrays over all devices.
         note: JSON-able, returned by `restore`.
 
     Raises:
-        OSError: when the disk is full or not writable; older checkpoints stay.
+        OSError: when the disk is full or not writable; older checkpoints stay, of this number too.
+        InputError: when the folder is a link, or what was written reads back otherwise; older checkpoints stay.
     """
-    path = Path(folder).absolute() / f"{step:08d}"
-    if hosts.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        discard(path)
-        _sweep(path.parent)
-    hosts.wait("checkpoint folder")
-    try:
-        with ocp.PyTreeCheckpointer() as writer:
-            writer.save(path, _stored(tree))
-    except ValueError as error:  # of tensorstore, which puts the errno into its text
-        _sweep(path.parent)
-        raise _os_error(error, path) from error
-    if hosts.is_first():
-        body = {"files": _files(path), "note": note or {}}
-        write_json(_manifest(path), {**body, "sha256": _digest(body)})
-        for old in sorted(steps(folder))[:-keep]:
-            discard(path.parent / f"{old:08d}")
+    partial = Path(folder).absolute() / checkpoint_folder.partial_name(_random_bytes())
+    with checkpoint_folder.made(partial) if hosts.is_first() else contextlib.nullcontext():
+        hosts.wait("checkpoint folder")
+        _write(partial, _stored(tree))
+        if hosts.is_first():
+            manifest.write(partial, note or {})
+            checkpoint_folder.publish(partial, step, keep)
     hosts.wait("checkpoint manifest")
-    return path
 
 
 class Saver:
-    """Saves a state that is on the devices, no more often than every `seconds` but where it must be."""
+    """Saves a state that is on the devices, no more often than every `seconds` but where it must be.
+
+    Raises:
+        InputError: where the folder is a link.
+    """
 
     def __init__(self, folder: Path, seconds: float):
+        files.refuse_link(folder)
         self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
 
     def now_and_then(self, step: int, state: Any, note: dict) -> None:
@@ -90,8 +90,13 @@ class Saver:
 
 
 def steps(folder: str | Path) -> list[int]:
-    """Numbers of the checkpoints that have a manifest, ascending."""
-    return sorted(int(p.stem) for p in Path(folder).glob("[0-9]*.json") if p.stem.isdigit())
+    """Numbers of the checkpoints, ascending; damaged ones included."""
+    return sorted({stored.step for stored in checkpoint_folder.found(folder)})
+
+
+def newest(folder: str | Path) -> Path | None:
+    """The newest checkpoint, be it damaged; None where there is none at all."""
+    return next((stored.path for stored in reversed(checkpoint_folder.found(folder))), None)
 
 
 def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
@@ -105,76 +110,67 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
         ValueError: when checkpoints exist but all are damaged, or when the newest whole one is
             of another structure; the sentence names the first array that differs.
     """
-    found = newest(folder)
-    return (found.step, _unflatten(read(found.path), like, found.path), found.note) if found else None
+    found = newest_whole(folder, read)
+    return (found.step, _unflatten(found.content, like, found.path), found.note) if found else None
 
 
-def newest(folder: str | Path) -> Found | None:
+def newest_whole(folder: str | Path, read: Callable[[Path], Any] = lambda path: None) -> Found | None:
     """The newest whole checkpoint, or None where there is none at all.
+
+    Args:
+        read: gives its content; may find it damaged.
 
     Raises:
         InputError: when checkpoints exist but all are damaged.
     """
-    saved_steps, reasons = steps(folder), []
-    for step in reversed(saved_steps):
-        path = Path(folder).absolute() / f"{step:08d}"
+    reasons = []
+    for stored in reversed(checkpoint_folder.found(folder)):
         try:
-            return Found(step, path, verify(path))
+            return Found(stored.step, stored.path, verify(stored.path), read(stored.path))
         except Damaged as error:
             reasons.append(str(error))
             log.warning("%s Trying the checkpoint before.", error)
-    if saved_steps:
+    if reasons:
         raise InputError(f"Every checkpoint in {folder} is damaged; delete that folder to start over. {reasons[0]}")
     return None
 
 
-def verify(path: Path) -> dict:
-    """The note of a checkpoint whose files match its manifest.
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by their dotted names, as they were saved.
 
     Raises:
-        Damaged: otherwise; a file that is gone, cut short, or changed is told apart.
+        Damaged: where orbax cannot read them.
     """
     try:
-        manifest = json.loads(_manifest(path).read_text())
-        files, note = manifest["files"], manifest["note"]
-        whole = manifest["sha256"] == _digest({"files": files, "note": note})
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise Damaged(f"{_manifest(path)} is cut short or has changed.")
-    found = _files(path)
-    for name in sorted(files.keys() | found.keys()):
-        if name not in found:
-            raise Damaged(f"{path / name} is gone.")
-        if name not in files:
-            raise Damaged(f"{path / name} was not there when the checkpoint was written.")
-        (size, digest), (size_found, digest_found) = files[name], found[name]
-        if size != size_found:
-            raise Damaged(f"{path / name} is cut short or grown: {size_found} bytes instead of {size}.")
-        if digest != digest_found:
-            raise Damaged(f"{path / name} has changed bytes: its SHA-256 differs from the manifest's.")
-    return note
+        with _arrays(path) as place, ocp.PyTreeCheckpointer() as reader:
+            names = reader.metadata(place).item_metadata.tree
+            return reader.restore(
+                place, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+            )
+    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
+        raise Damaged(f"{path} holds no arrays that orbax can read ({type(error).__name__}).") from error
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by their dotted names, as they were saved."""
-    with ocp.PyTreeCheckpointer() as reader:
-        names = reader.metadata(path).item_metadata.tree
-        return reader.restore(path, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names})
+def _random_bytes() -> bytes:
+    """Eight of them, the same on all hosts."""
+    return hosts.concatenated(np.frombuffer(os.urandom(8), np.uint8))[:8].tobytes()
 
 
-def discard(path: Path) -> None:
-    """Delete a checkpoint, manifest first, so that no half of it ever looks whole."""
-    _manifest(path).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what saves that were cut short have left behind."""
-    whole = {f"{step:08d}" for step in steps(folder)}
-    for entry in folder.iterdir():
-        if re.fullmatch(r"\d{8}(\.orbax-checkpoint-tmp.*)?", entry.name) and entry.name not in whole:
-            shutil.rmtree(entry, ignore_errors=True)
+def _write(partial: Path, arrays: dict[str, Any]) -> None:
+    """Write arrays below a folder, and read back their names, shapes and dtypes."""
+    try:
+        with files.plain_path(partial) as place, ocp.PyTreeCheckpointer() as writer:
+            writer.save(place / ARRAYS, arrays)
+            read_back = writer.metadata(place / ARRAYS).item_metadata
+    except ValueError as error:  # of tensorstore, which puts the errno into its text
+        raise _os_error(error, partial.parent) from error
+    found = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in (read_back.tree if read_back else {}).items()}
+    for name, leaf in arrays.items():
+        if found.get(name) != (np.shape(leaf), leaf.dtype):
+            raise Damaged(
+                f"What was written to {partial.parent} reads back otherwise: '{name}' is {found.get(name)} instead of "
+                f"{(np.shape(leaf), leaf.dtype)}; choose another folder."
+            )
 
 
 def _os_error(error: ValueError, path: Path) -> Exception:
@@ -182,38 +178,18 @@ def _os_error(error: ValueError, path: Path) -> Exception:
     return OSError(int(code.group(1)), os.strerror(int(code.group(1))), str(path)) if code else error
 
 
-def _manifest(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def _files(path: Path) -> dict[str, list]:
-    """Size and SHA-256 of every file below `path`, by its name there."""
-    contents = {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
-    return {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in contents.items()}
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    write_bytes(path, json.dumps(value, indent=2).encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[Path]:
+    """Where orbax finds the arrays of a checkpoint."""
+    inside = manifest.location(path).parent == path
+    with files.plain_path(Path(path).absolute()) as place:
+        yield place / ARRAYS if inside else place
 
 
 def _stored(tree: Any) -> dict[str, Any]:
     """Name -> array, without the empty ones, which orbax refuses and `_unflatten` makes again."""
-    return {name: leaf for name, leaf in named_leaves(tree).items() if np.size(leaf)}
+    named = {name: leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    return {name: leaf for name, leaf in named.items() if leaf.size}
 
 
 def _unflatten(flat: dict[str, np.ndarray], like: Any, path: Path) -> Any:

@@ -1,18 +1,27 @@
-"""The folder of a run: one process at a time, and what is wrong with it in one sentence."""
+"""The folder of a run: one process at a time, and what is wrong with it in one sentence.
+
+It may be a link, or lie below one. Links within it are not followed on writing, see `files`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ssdkd_jax.engine import files
 from ssdkd_jax.errors import InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+FOLDERS = ("checkpoints", "student", "teacher_training", "tensorboard")
+OWNER = re.compile(r"process \d+ on .*|")
 
 
 def claim(folder: Path) -> IO[str]:
@@ -23,21 +32,50 @@ def claim(folder: Path) -> IO[str]:
 
     Raises:
         OSError: where it cannot be written.
-        ValueError: where another process has it.
+        ValueError: where another process has it, where what stands for the lock file is none of ours, or where
+            a folder that a run writes into is a link.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / ".lock").open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        owner = lock.read().strip() or "another process"
-        lock.close()
-        raise InputError(f"--workdir={folder} is in use by {owner}; wait for it, or choose another folder.") from error
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()}")
-    lock.flush()
+    for name in FOLDERS:
+        files.refuse_link(folder / name)
+    path = folder / ".lock"
+    with contextlib.ExitStack() as on_error:
+        lock = on_error.enter_context(open(files.edit(path), "r+", errors="replace"))
+        owner = lock.read(1000)
+        if not OWNER.fullmatch(owner):
+            raise InputError(f"'{path}' is not the lock of a run; move it away, or choose another folder.")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = owner or "another process"
+            raise InputError(
+                f"--workdir={folder} is in use by {owner}; wait for it, or choose another folder."
+            ) from error
+        _sign(lock, f"process {os.getpid()} on {platform.node()}")
+        on_error.pop_all()
     return lock
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """`claim` for as long as the context; a run that is refused leaves the folder as it was, the lock included."""
+    path = folder / ".lock"
+    before = path.read_text(errors="replace") if path.is_file() else None
+    with claim(folder) as lock:
+        try:
+            yield
+        except InputError:
+            _sign(lock, before or "")
+            if before is None:
+                path.unlink()
+            raise
+
+
+def _sign(lock: IO[str], owner: str) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(owner)
+    lock.flush()
 
 
 def explained(error: Exception) -> bool:

@@ -63,10 +63,11 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
         FileNotFoundError: where there is none.
         ValueError: where it is damaged or its arrays are not those of the model that it names.
     """
-    if not checkpoint.steps(folder):
+    path = checkpoint.newest(folder)
+    if path is None:
         raise MissingError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
     try:
-        note = checkpoint.verify(Path(folder).absolute() / "00000000")
+        note = checkpoint.verify(path)
     except checkpoint.Damaged as error:
         raise InputError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     if ":" in note["model"] and model != note["model"]:

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import files
 from ssdkd_jax.errors import InputError, MissingError
 
 TORCH = (2, 10)
@@ -89,7 +89,7 @@ def write(path: str | Path, state: Mapping[str, np.ndarray]) -> None:
     else:
         raise InputError(f"'{path}' does not end in .pth, .pt or .safetensors; rename it.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_bytes(path, content)
+    files.write_bytes(path, content)
 
 
 def _torch_bytes(state: Mapping[str, np.ndarray]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 
 from ssdkd_jax import augment
+from ssdkd_jax.engine import files
 
 WIDTH = 1024  # pixels of a sheet, at most, unless a single image is wider
 
@@ -57,10 +59,11 @@ def write_table(path: Path, names: Sequence[str], scores: Mapping[str, Mapping[s
         names: of the C classes.
         scores: {network: the scores of `tasks.segmentation`}.
     """
-    with path.open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["class", *scores])
-        for label, name in enumerate(names):
-            iou = [found.get(f"iou_{label}") for found in scores.values()]
-            table.writerow([name, *("" if value is None else f"{value:.4f}" for value in iou)])
-        table.writerow(["mean", *(f"{found['miou']:.4f}" for found in scores.values())])
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(["class", *scores])
+    for label, name in enumerate(names):
+        iou = [found.get(f"iou_{label}") for found in scores.values()]
+        table.writerow([name, *("" if value is None else f"{value:.4f}" for value in iou)])
+    table.writerow(["mean", *(f"{found['miou']:.4f}" for found in scores.values())])
+    files.write_text(path, text.getvalue())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 
+from ssdkd_jax.engine import files
+
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = 12) -> np.ndarray:
@@ -36,8 +40,7 @@ def save_grid(path: Path, grid: np.ndarray, title: str) -> None:
     axes.imshow(grid if channels == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.axis("off")
     figure.suptitle(title, fontsize=9, y=0.99)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    write(path, figure, dpi=100)
 
 
 def save_accuracy(path: Path, seconds: list[float], values: list[float], lines: dict[str, float], score: str) -> None:
@@ -48,8 +51,7 @@ def save_accuracy(path: Path, seconds: list[float], values: list[float], lines: 
         axes.axhline(100 * value, linestyle=style, color="gray", label=f"{name} {100 * value:.2f} %")
     axes.set(xlabel="seconds, compilation included", ylabel=f"{score} on real test images, %")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    write(path, figure, dpi=120)
 
 
 def save_histograms(path: Path, counts: np.ndarray, confidence: np.ndarray) -> None:
@@ -59,5 +61,12 @@ def save_histograms(path: Path, counts: np.ndarray, confidence: np.ndarray) -> N
     left.set(xlabel="class, as the teacher sees it", ylabel="slots", title="classes of the buffer")
     right.hist(1 - confidence, bins=30, range=(0, 1))
     right.set(xlabel="difficulty, 1 - confidence of the teacher", ylabel="slots", title="difficulty of the buffer")
-    figure.savefig(path, dpi=120)
+    write(path, figure, dpi=120)
+
+
+def write(path: Path, figure: Figure, dpi: int) -> None:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi)
     plt.close(figure)
+    files.write_bytes(path, content.getvalue())

@@ -12,6 +12,8 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from ssdkd_jax.engine import files
+
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 IN_THE_BAR = ("accuracy", "miou", "inversion", "distillation", "loss")
 
@@ -63,9 +65,11 @@ def progress(
 
 
 class Board:
-    """TensorBoard scalars and image grids below `folder`; nowhere where it is None."""
+    """TensorBoard scalars and image grids below `folder`, which may not be a link; nowhere where it is None."""
 
     def __init__(self, folder: Path | None):
+        if folder is not None:
+            files.make_folder(folder)
         self.writer = SummaryWriter(str(folder or ""), write_to_disk=folder is not None)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:

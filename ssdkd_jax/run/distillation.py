@@ -115,7 +115,7 @@ def begin(
     Raises:
         InputError: where the checkpoint is of another run.
     """
-    if found := checkpoint.newest(folder):
+    if found := checkpoint.newest_whole(folder):
         before = found.note.get("settings")
         before = before and {**before, "teacher": found.note["teacher"]}
         identity.check_run(before, {**run["settings"], "teacher": run["teacher"]}, folder.parent)

@@ -106,7 +106,7 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
     Raises:
         InputError: where it holds a run of other settings, or files of the names that a run writes and no run.
     """
-    newest = checkpoint.newest(workdir / "checkpoints")
+    newest = checkpoint.newest_whole(workdir / "checkpoints")
     if newest:
         check_run(newest.note.get("settings"), of_run(config), workdir)
     elif theirs := [name for name in OUTPUTS if (workdir / name).exists()]:

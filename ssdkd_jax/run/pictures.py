@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
-from ssdkd_jax.engine import hosts, parallel
+from ssdkd_jax.engine import files, hosts, parallel
 from ssdkd_jax.report import masks, plots
 from ssdkd_jax.types import Network, Preview, Sharded, TrainState, Variables
 
@@ -59,7 +60,9 @@ def write(
     title = f"{config.data.name}: synthetic images by the teacher's class"
     plots.save_grid(folder / "synthetic.png", plots.class_grid(rows.images, rows.label, len(counts)), title)
     plots.save_histograms(folder / "histograms.png", np.array(counts), rows.confidence)
-    np.savez_compressed(folder / "shown.npz", **rows)
+    numbers = io.BytesIO()
+    np.savez_compressed(numbers, **rows)
+    files.write_bytes(folder / "shown.npz", numbers.getvalue())
     lines = {"teacher": summary[f"teacher_{score}"], "student, real subset": summary[f"real_subset_{score}"]}
     lines = {label: value for label, value in lines.items() if value is not None}
     seconds, scores = ([point[column] for point in curve] for column in ("seconds", score))

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax import config as settings
-from ssdkd_jax.engine import calibration, checkpoint, dispatch, hosts, parallel, supervised
+from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel, supervised
 from ssdkd_jax.errors import gathered
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
@@ -86,7 +86,7 @@ def run(
         pictures.write(workdir, config, rows, found, curve, dataset, networks)
     found |= summary.circumstances(original, clock) | {"curve": curve}
     if hosts.is_first():
-        checkpoint.write_json(workdir / "summary.json", found)
+        files.write_json(workdir / "summary.json", found)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
-from ssdkd_jax.engine import checkpoint, dispatch, hosts, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, optimization, parallel, preemption, supervised
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import evaluation, identity
@@ -79,7 +79,7 @@ def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """
     notes = {}
     for name in ("teacher", "teacher_training"):
-        if found := checkpoint.newest(workdir / name):
+        if found := checkpoint.newest_whole(workdir / name):
             remedy = f"choose another workdir, or take what is in '{workdir}/teacher' by teacher.checkpoint"
             identity.check(found.note.get("settings"), identity.of_teacher(config), workdir / name, remedy)
             notes[name] = found.note
@@ -108,6 +108,7 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
         InputError: where what the workdir holds was trained under other settings.
         Preempted: where `stop` said so, and what was learnt is saved; called again, it goes on.
     """
+    files.refuse_link(workdir / "teacher")
     inputs = evaluation.inputs(config, dataset)
     task, note = build.task(config, inputs.classes), {"settings": identity.of_teacher(config)}
     if done := finished(config, workdir):
