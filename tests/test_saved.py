@@ -1,12 +1,15 @@
 """Saved networks: what they are fed, and notes that a stranger wrote."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from test_scripts import environment
 
 from ssdkd_jax.engine import checkpoint
 from ssdkd_jax.interop import saved, stablehlo
@@ -193,3 +196,17 @@ def test_a_model_too_large_to_trace_is_one_sentence(tmp_path, teacher_variables,
 def test_another_model_than_the_saved_one_is_named(folder, named):
     with pytest.raises(ValueError, match=rf"holds a 'tiny:Tiny', not the '{named}' that was named"):
         saved.load(folder, named)
+
+
+def test_a_script_that_logs_at_info_sees_its_own_lines_and_no_flood_of_orbax(folder, tmp_path):
+    code = (
+        "import logging, sys\nlogging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from absl import logging as absl_logging\nfrom ssdkd_jax.interop import saved\n"
+        "found = saved.load(sys.argv[1], 'tiny:Tiny')\nsaved.save(sys.argv[2], found.variables, found.note)\n"
+        "logging.info('of my own')\nabsl_logging.info('of my own')\nlogging.getLogger('mine').info('of my own')"
+    )
+    arguments = [sys.executable, "-c", code, str(folder), str(tmp_path)]
+    ended = subprocess.run(arguments, env=environment(tmp_path / "cache"), capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stdout.splitlines() if not line.startswith("INFO:jax")]
+    assert lines == [f"INFO:{name}:of my own" for name in ("root", "absl", "mine")]

@@ -69,7 +69,7 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float], channels: i
     if not meant and (likely := _unusual(mean, std)):
         raise InputError(
             f"mean = {list(mean)} and std = {list(std)} are not of images in [0, 1], where a mean lies in [0, 1] and "
-            f"a std in [0.01, 1]; {likely}, or say that it is meant ({MEANT})."
+            f"a std in [0.01, 1]; {likely}, or say that it is meant (--{MEANT})."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ssdkd_jax import models
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import checkpoint, quiet
 from ssdkd_jax.errors import InputError, MissingError
 from ssdkd_jax.interop import notes
 from ssdkd_jax.interop.images import as_float
@@ -17,6 +17,8 @@ from ssdkd_jax.interop.notes import make as note
 from ssdkd_jax.types import Array, Inputs, Network, Variables
 
 __all__ = ["Saved", "load", "load_for", "note", "save"]
+
+quiet.orbax()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def _imported(name: str) -> Callable[..., nn.Module]:
     if not hasattr(found, attribute):
         there = [key for key, value in vars(found).items() if isinstance(value, type) and issubclass(value, nn.Module)]
         raise InputError(
-            f"Cannot import model '{name}' ({found.__file__} has no '{attribute}', but {', '.join(there) or 'no module'}); "
+            f"Cannot import model '{name}' ({found.__file__} has no '{attribute}', but {', '.join(there) or 'none'}); "
             "write it as 'package.module:Class'."
         )
     return getattr(found, attribute)
