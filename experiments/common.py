@@ -33,15 +33,10 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     Any other error keeps its traceback. A run stopped by SIGTERM ends with `preemption.EXIT_CODE`.
     """
     flags.mark_flags_as_required(required)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not environment.can_cache_programs(os.environ):
-        jax.config.update("jax_enable_compilation_cache", False)
-
     logging.set_verbosity(logging.WARNING)
 
     def guarded(_: Sequence[str]) -> None:
+        _cache_programs()
         try:
             if COORDINATOR.value or HOSTS.value or hosts.asked_for():
                 address = "" if COORDINATOR.value == "auto" else COORDINATOR.value
@@ -56,6 +51,19 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
             sys.exit(f"Error: {folders.explain(error)}")
 
     app.run(guarded, flags_parser=_parse)
+
+
+def _cache_programs() -> None:
+    """Store compiled programs for the next run, where that can be done; one line where the folder is at fault."""
+    enabled = environment.can_cache_programs(os.environ)
+    try:
+        if enabled:
+            jax.config.update("jax_compilation_cache_dir", environment.cache_folder(os.environ))
+    except OSError as error:
+        remedy = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
+        print(f"Compiled programs are not cached ({error}); {remedy}.", file=sys.stderr)
+        enabled = False
+    jax.config.update("jax_enable_compilation_cache", enabled)
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
