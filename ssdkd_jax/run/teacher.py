@@ -56,7 +56,8 @@ def obtain(
     if not (np.allclose(mean, inputs.mean) and np.allclose(std, inputs.std)):
         log.warning(
             "The teacher in %s normalises images with mean %s and std %s, not the data set's %s and %s; "
-            "so does its student.",
+            "so does its student, and where it was trained on other images than the data set's, their scores here tell "
+            "little.",
             *(folder, mean, std, tuple(inputs.mean), tuple(inputs.std)),
         )
     return Teacher(found.network, dict(found.variables), inputs._replace(mean=mean, std=std))
