@@ -85,3 +85,13 @@ def test_without_a_home_one_line_says_that_nothing_is_cached(tmp_path):
     assert err[1:] == [f"Error: No saved model in '{tmp_path}'; train one with experiments/train_teacher.py."]
     code, _, err = homeless("export.py", *flags, XDG_CACHE_HOME=str(tmp_path))
     assert (code, len(err)) == (1, 1)
+
+
+def test_without_a_home_a_data_set_is_prepared_in_a_named_folder_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = homeless("prepare_data.py", "--name=cifar10")
+    assert (code, err) == (
+        1,
+        ["Error: there is no home directory for tfds's data; name a folder for them as --folder=FOLDER."],
+    )
+    assert os.listdir() == []
