@@ -123,7 +123,7 @@ def rewrite(folder, **fields):
 @pytest.mark.parametrize(
     ("field", "values"),
     [
-        ("model", ["gone", None, 3, "", ["wrn10_1"], "x" * 10**6]),
+        ("model", ["gone", None, 3, "", ["wrn10_1"], "x" * 10**6, "wrn10_1\n"]),
         ("classes", ["gone", "3", 3.0, True, None, 0, -1, 10**30, [3]]),
         ("image_shape", ["gone", [8, 8], [8, 8, 1, 1], [8, 8, 10**9], [8, -8, 1], [8.0, 8, 1], "881", 8, {}]),
         ("mean", ["gone", 0.4, "0.4", [], ["0.4"], [True], [[0.4]], [None], [10**400]]),

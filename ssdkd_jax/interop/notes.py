@@ -82,6 +82,10 @@ def _unusual(mean: Sequence[float], std: Sequence[float]) -> str:
     return "give the mean itself, not its negative" if min(mean) < MEANS[0] else ""
 
 
+def _is_name(value: str) -> bool:
+    return 0 < len(value) <= 200 and value.isprintable()
+
+
 def _whole(value: Any, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
@@ -99,7 +103,7 @@ def _shape(value: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "model": ("the name of a model", lambda value: isinstance(value, str) and 0 < len(value) <= 200),
+    "model": ("the name of a model", lambda value: isinstance(value, str) and _is_name(value)),
     "classes": (f"a whole number from 1 to {CLASSES}", lambda value: _whole(value, CLASSES)),
     "image_shape": (f"[height, width, channels] up to [{SIDE}, {SIDE}, {CHANNELS}]", _shape),
     "mean": ("a list of numbers", _numbers),
