@@ -37,15 +37,10 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     """
     flags.mark_flags_as_required(required)
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "ssdkd_jax"
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    if not environment.can_cache_programs(os.environ):
-        jax.config.update("jax_enable_compilation_cache", False)
-
     logging.set_verbosity(logging.WARNING)
 
     def guarded(_: Sequence[str]) -> None:
+        _cache_programs()
         try:
             if COORDINATOR.value or HOSTS.value or hosts.asked_for():
                 address = "" if COORDINATOR.value == "auto" else COORDINATOR.value
@@ -62,6 +57,19 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     app.run(guarded, flags_parser=_parse)
 
 
+def _cache_programs() -> None:
+    """Store compiled programs for the next run, where that can be done; one line where the folder is at fault."""
+    enabled = environment.can_cache_programs(os.environ)
+    try:
+        if enabled:
+            jax.config.update("jax_compilation_cache_dir", environment.cache_folder(os.environ))
+    except OSError as error:
+        remedy = "set JAX_COMPILATION_CACHE_DIR to a folder that can be written"
+        print(f"Compiled programs are not cached ({error}); {remedy}.", file=sys.stderr)
+        enabled = False
+    jax.config.update("jax_enable_compilation_cache", enabled)
+
+
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Parse the flags; what is wrong with them, or with a field that a config file sets, is told in one sentence."""
     known = {name: (field, record) for record in settings.records() for name, field in fields.fields(record).items()}
@@ -73,12 +81,12 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         return flags.FLAGS(argv)
     except flags.Error as error:
         text = str(error)
-        _, ours, sentence = text.rpartition("InputError: ")
+        *ours, sentence = re.split(r"ssdkd_jax\.errors\.\w+: ", text)
         if match := re.match(r"flag --config\.([\w.]+)=(.*?): ", text):
             sentence = fields.fault(match.group(1), *known[match.group(1)], match.group(2))
         elif "Traceback" in text and not ours:  # of a config file
             raise
-        sys.exit("Error: " + " ".join((sentence or text).split()))
+        sys.exit("Error: " + " ".join(sentence.split()))
     except (AttributeError, KeyError) as error:
         name = re.search(r"^\W*(?:Key\W+)?(\w+)", str(error))
         if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename or not name:

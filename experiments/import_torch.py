@@ -3,20 +3,19 @@
     python experiments/import_torch.py --checkpoint=wrn40_2.pth --mean=0.4914,0.4822,0.4465 \\
       --std=0.2023,0.1994,0.2010 --output=teachers/wrn40_2
 
-The architecture is recognised by its keys where --model does not name it. A .pth or .pt file needs
-PyTorch (pip install '.[torch]'), a .safetensors file does not. Nothing in the file is run.
+The architecture is recognised by its keys where --model does not name it. A file of PyTorch's needs
+PyTorch (pip install '.[torch]'), a .safetensors file does not. Nothing in the file is run. A mean outside
+[0, 1] or a std outside [0.01, 1] needs --unusual_normalisation.
 """
 
 from __future__ import annotations
-
-import math
 
 import common
 from absl import flags
 
 from ssdkd_jax import build, models
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import saved, torch_import
+from ssdkd_jax.interop import notes, saved, torch_import
 from ssdkd_jax.report import progress
 from ssdkd_jax.types import named_leaves
 
@@ -25,6 +24,7 @@ MODEL = flags.DEFINE_string("model", None, "Its name in the zoo; recognised wher
 MEAN = flags.DEFINE_list("mean", None, "Mean of its normalisation, a number per channel (or one for all), in [0, 1].")
 STD = flags.DEFINE_list("std", None, "Standard deviation of its normalisation, likewise.")
 IMAGE_SIZE = flags.DEFINE_list("image_size", ["32"], "Pixels, as SIZE or HEIGHT,WIDTH.")
+UNUSUAL = flags.DEFINE_bool(notes.MEANT, False, "Take a mean or std that images in [0, 1] hardly have.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder to save it in.")
 
 
@@ -38,14 +38,11 @@ def main() -> None:
     clock = progress.Stopwatch()
     with clock("reading"):
         found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
-    if {len(mean), len(std)} - {1, found.channels} or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-        raise InputError(
-            f"mean = {mean} and std = {std} do not normalise {found.channels} channels; give 1 or {found.channels} "
-            "numbers each, with std above 0."
-        )
     inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
+    note = saved.note(found.model, inputs, UNUSUAL.value)
     with clock("saving"):
-        saved.save(OUTPUT.value, found.variables, saved.note(found.model, inputs))
+        saved.save(OUTPUT.value, found.variables, note)
+    print(*found.remarks, sep="\n", end="\n" * bool(found.remarks))
     how = "named" if MODEL.value else "recognised by its keys"
     norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
     print(

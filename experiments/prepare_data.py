@@ -9,12 +9,14 @@ of yours (ssdkd_jax/data/nyuv2.py lists the layouts) without it.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import tensorflow_datasets as tfds
 from absl import app, flags
 
 from ssdkd_jax.data import nyuv2
+from ssdkd_jax.errors import InputError
 
 NAME = flags.DEFINE_string("name", "cifar10", "The data set: nyuv2, or as tfds calls it.")
 SOURCE = flags.DEFINE_string("source", None, "The folder that holds NYUv2.")
@@ -23,12 +25,14 @@ FOLDER = flags.DEFINE_string("folder", None, "tfds's data directory; its own whe
 
 def main(_: list[str]) -> None:
     """Prepare."""
+    if not FOLDER.value and not os.path.isabs(os.path.expanduser("~")):
+        sys.exit("Error: there is no home directory for tfds's data; name a folder for them as --folder=FOLDER.")
     if NAME.value == "nyuv2":
         if not SOURCE.value:
             sys.exit("Error: NYUv2 is not downloaded; name the folder that holds it as --source=FOLDER.")
         try:
             nyuv2.prepare(SOURCE.value, FOLDER.value)
-        except (FileNotFoundError, ValueError) as error:
+        except InputError as error:
             sys.exit(f"Error: {error}")
         return
     try:

@@ -110,8 +110,8 @@ def batch_norm_weight(present: bool, weight: float | None) -> float:
             "set it to 0 (or None)."
         )
     warnings.warn(
-        "The teacher has no BatchNorm, so the BatchNorm term is off: images are guided by classes and "
-        "the student's errors alone, look less like the data, and the student is usually several points worse.",
+        "The teacher has no BatchNorm, so the BatchNorm term is off: images are guided by classes and the student's "
+        "errors alone and look less like the data; students tried so agreed with their teachers 45 to 70 points less.",
         stacklevel=2,
     )
     return 0.0

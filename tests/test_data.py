@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -99,6 +100,51 @@ def test_a_damaged_idx_file_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is not a whole gzipped IDX file"):
         data.read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "body", "sentence"),
+    [
+        (bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**31, 2**31, 2**31), b"", "bytes by its header, more than"),
+        (bytes([0, 0, 8, 2]) + struct.pack(">2I", 2**16, 2**15), b"", "bytes by its header, more than"),
+        (bytes([0, 0, 8, 255]) + bytes(4 * 255), b"", "header of"),
+        (bytes([0, 0, 8, 0]), b"", "header of"),
+        (bytes([0, 0, 8, 1]) + struct.pack(">I", 9), bytes(2**28), "is not a whole gzipped"),
+    ],
+    ids=["giant axes", "two gigabytes", "255 axes", "no axis", "a bomb behind nine bytes"],
+)
+def test_no_more_of_an_idx_file_is_unpacked_than_its_header_says(tmp_path, header, body, sentence):
+    path = tmp_path / "x-ubyte.gz"
+    path.write_bytes(gzip.compress(header + body, 1))
+    del body
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=sentence):
+        data.read_idx(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_damage_within_the_deflated_bytes_is_named(tmp_path):
+    path = tmp_path / "x-ubyte.gz"
+    content = bytearray(gzip.compress(bytes([0, 0, 8, 1]) + struct.pack(">I", 4096) + bytes(range(256)) * 16))
+    content[12:40] = b"\xff" * 28
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a whole gzipped IDX file"):
+        data.read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "array"),
+    [
+        ("t10k-labels-idx1-ubyte.gz", np.full(4, 10, np.uint8)),
+        ("t10k-labels-idx1-ubyte.gz", np.zeros(5, np.uint8)),
+        ("train-images-idx3-ubyte.gz", np.zeros(7, np.uint8)),
+    ],
+)
+def test_idx_files_that_do_not_belong_together(fashion, file, array):
+    write_idx(fashion[0] / file, array)
+    with pytest.raises(ValueError, match="which is not Fashion-MNIST; fetch it again"):
+        data.load("fashion_mnist", str(fashion[0]))
 
 
 def test_a_missing_data_folder_is_named(tmp_path):

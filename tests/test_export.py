@@ -73,22 +73,26 @@ def test_other_images_are_refused(variables, network):
         stablehlo.serialize(network, variables, (8, 12, 2), "int8")
 
 
-def test_scripts_take_a_file_in_and_the_same_file_out(tmp_path, variables, network, cache, rng):
+def test_scripts_take_a_file_in_and_the_same_file_out(tmp_path, variables, cache, rng):
     state = torch_layout.to_torch(variables, torch_layout.of(NAME))
-    torch_files.write(tmp_path / "in.safetensors", state)
-    folder, norm = tmp_path / "model", ("--mean=0.4,0.5", "--std=0.2,0.3", "--image_size=8,12")
+    torch_files.write(tmp_path / "in.safetensors", {f"module._orig_mod.{key}": state[key] for key in state})
+    folder, norm = tmp_path / "model", ("--mean=0.4,0.5", "--std=0.2,0.003", "--image_size=8,12")
     arguments = (f"--checkpoint={tmp_path / 'in.safetensors'}", f"--output={folder}")
-    code, out, err = run("import_torch.py", *arguments, *norm, cache=cache)
+    code, out, err = run("import_torch.py", *arguments, *norm, "--unusual_normalisation", cache=cache)
     assert code == 0, err
+    assert "taken off (module., _orig_mod.)." in out
     assert f"{NAME} (recognised by its keys), 7 classes, images 8x12x2" in out
     loaded, images = saved.load(folder), rng.random((3, 8, 12, 2), np.float32)
-    np.testing.assert_allclose(loaded(images), jax.jit(network.apply)(variables, images), rtol=1e-5, atol=1e-5)
+    meant = models.bind(models.by_name(NAME, 7), (8, 12, 2), MEAN, (0.2, 0.003))
+    np.testing.assert_allclose(loaded(images), jax.jit(meant.apply)(variables, images), rtol=1e-5, atol=1e-5)
 
     outputs = [f"--output={tmp_path / name}" for name in ("out.safetensors", "out.stablehlo")]
     exports = [start(cache, "export.py", f"--checkpoint={folder}", output, config=None) for output in outputs]
     _, (code, out, err) = map(finish, exports)
     assert code == 0, err
-    assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "in.safetensors").read_bytes()
+    exported = torch_files.read(tmp_path / "out.safetensors")
+    assert exported.keys() == state.keys()
+    assert all(np.array_equal(exported[key], state[key]) for key in state)
     assert "uint8 images [B, 8, 12, 2]" in out
 
 
@@ -110,6 +114,8 @@ def test_a_pickle_that_would_run_something_is_one_sentence_and_writes_nothing(tm
         (("--mean=0.4,0.5,0.6", "--std=1"), "do not normalise 2 channels; give 1 or 2 numbers"),
         (("--mean=0.4", "--std=0"), "with std above 0"),
         (("--mean=0.4", "--std=nan"), "with std above 0"),
+        (("--mean=77.85", "--std=95.88"), "if they are of images in [0, 255], divide them by 255"),
+        (("--mean=0.0012", "--std=0.0014"), "if they were divided by 255 twice, multiply them by 255"),
         (("--mean=0", "--std=1", "--image_size=-4"), "--image_size=-4 is no size"),
         (("--mean=a", "--std=1"), "--mean=a is not a list of numbers"),
         (("--mean=0", "--std=1", "--image_size=30"), "WRN takes image sizes divisible by 4"),

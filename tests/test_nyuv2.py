@@ -166,3 +166,29 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
     print(
         {name: round(value, 2) for name, value in seconds.seconds.items()}, machine.peak_memory_bytes() / 2**30, "GiB"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"trainNdxs": np.zeros((2**20 + 1, 1), np.uint8)}, r"\[1048577, 1\] numbers"),
+        ({"trainNdxs": np.array([[1450]])}, "numbers other than 0 to 1449"),
+        ({"trainNdxs": np.array([[-1.5]])}, "numbers other than 0 to 1449"),
+        ({"trainNdxs": "one"}, "splits.mat does not hold 'trainNdxs'"),
+        ({"others": np.zeros(3)}, "splits.mat does not hold 'trainNdxs'"),
+    ],
+)
+def test_a_mat_file_of_a_stranger_is_one_sentence(tmp_path, content, sentence):
+    savemat(tmp_path / "splits.mat", content, do_compression=True)
+    with pytest.raises(ValueError, match=sentence):
+        nyuv2._image_ids(tmp_path / "splits.mat", "train")
+    (tmp_path / "splits.mat").write_bytes(b"MATLAB 5.0" + bytes(200))
+    with pytest.raises(ValueError, match="does not hold 'trainNdxs'"):
+        nyuv2._image_ids(tmp_path / "splits.mat", "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_an_image_that_is_none_is_one_sentence(tmp_path, content):
+    (tmp_path / "1.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"1\.png is no whole image"):
+        nyuv2._read(tmp_path / "1.png")

@@ -207,7 +207,7 @@ def test_no_architecture_of_the_zoo(tmp_path):
 @pytest.mark.parametrize("name", ["model.zip", "model"])
 def test_another_ending(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=r"does not end in \.pth, \.pt or \.safetensors"):
+    with pytest.raises(ValueError, match=r"is no checkpoint of a known kind, and only"):
         torch_files.read(tmp_path / name)
     with pytest.raises(ValueError, match=r"does not end in \.pth, \.pt or \.safetensors"):
         torch_files.write(tmp_path / name, {})

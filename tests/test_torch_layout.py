@@ -1,5 +1,7 @@
 """The mapping between PyTorch keys and linen variables, without PyTorch."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import zoo_weights
+from test_scripts import environment
 from test_torch_parity import shapes, zoo_state
 
 from ssdkd_jax.engine import checkpoint
@@ -104,8 +107,10 @@ def readme(tmp_path, monkeypatch):
     torch_files.write(tmp_path / "my_net.safetensors", state)
     monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parents[1] / "README.md").read_text()
-    names = {"__name__": "readme"}
-    exec(text.split("<!-- own architecture -->\n```python\n")[1].split("```")[0], names)
+    names, code = {"__name__": "__main__"}, text.split("<!-- own architecture -->\n```python\n")[1].split("```")[0]
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "my_module.py").write_text(code)
+    exec(code, names)
     return names, state
 
 
@@ -115,6 +120,15 @@ def test_the_readmes_own_architecture_is_saved_and_exported(readme):
     assert exported.keys() == state.keys()
     assert all(np.array_equal(exported[key], state[key]) for key in state if "tracked" not in key)
     assert checkpoint.verify(checkpoint.newest("my_teacher"))["image_shape"] == [32, 32, 3]
+
+
+def test_the_readmes_own_architecture_is_found_by_a_script_that_is_started_above_it(readme, cache):
+    model = "my_package.my_module:MyNet"
+    flags = ("--checkpoint=my_teacher", "--output=my.stablehlo", f"--model={model}")
+    script = str(Path(__file__).parents[1] / "experiments" / "export.py")
+    ended = subprocess.run([sys.executable, script, *flags], env=environment(cache), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{model} written to my.stablehlo" in ended.stdout
 
 
 def test_the_readmes_own_architecture_has_the_logits_of_pytorch(readme, rng):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from ssdkd_jax.errors import InputError, MissingError
 
 SCENES = {"train": 4500, "test": 500}
 SCENE_SIZE = 64
+IDX_AXES, IDX_BYTES = 4, 2**30  # at most; images of all the known sets of this format have less
 
 
 class Dataset(NamedTuple):
@@ -88,6 +91,12 @@ def fashion_mnist(folder: str = "") -> Dataset:
         for kind in ("images-idx3", "labels-idx1")
     ]
     train_x, train_y, test_x, test_y = parts
+    for images, labels in ((train_x, train_y), (test_x, test_y)):
+        if images.ndim != 3 or labels.shape != images.shape[:1] or labels.max(initial=0) > 9:
+            raise InputError(
+                f"{folder} holds images of shape {list(images.shape)} with labels of shape {list(labels.shape)} up to "
+                f"{labels.max(initial=0)}, which is not Fashion-MNIST; fetch it again."
+            )
     return Dataset(
         train_x[..., None], train_y.astype(np.int32), test_x[..., None], test_y.astype(np.int32), 10, *moments
     )
@@ -145,19 +154,22 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: where it is missing.
-        ValueError: where its header or length is not that of an IDX byte array.
+        ValueError: where its header or length is not that of an IDX byte array; no more is unpacked than the header
+            says, nor than `IDX_BYTES`.
     """
     if not path.is_file():
         raise MissingError(f"Missing {path}; all four IDX .gz files of Fashion-MNIST belong in that folder.")
     try:
-        raw = gzip.decompress(path.read_bytes())
-        magic, dims = raw[:3], raw[3]
-        shape = struct.unpack(f">{dims}I", raw[4 : 4 + 4 * dims])
-        values = np.frombuffer(raw, np.uint8, offset=4 + 4 * dims)
-        if magic != b"\x00\x00\x08":
-            raise InputError(f"magic number {magic!r}")
-        return values.reshape(shape)
-    except (OSError, EOFError, IndexError, struct.error, ValueError) as error:
+        with gzip.open(path) as file:
+            *magic, axes = file.read(4)
+            if magic != [0, 0, 8] or not 1 <= axes <= IDX_AXES:
+                raise InputError(f"a header of {[*magic, axes]}")
+            shape = struct.unpack(f">{axes}I", file.read(4 * axes))
+            if (size := math.prod(shape)) > IDX_BYTES:
+                raise InputError(f"{size} bytes by its header, more than {IDX_BYTES}")
+            content = file.read(size + 1)
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, struct.error, ValueError, zlib.error) as error:
         raise InputError(f"{path} is not a whole gzipped IDX file of bytes ({error}); fetch it again.") from error
 
 

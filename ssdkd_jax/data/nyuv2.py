@@ -8,17 +8,19 @@ pixels, images bilinear and masks nearest, as the peers evaluate them.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from ssdkd_jax.errors import InputError, MissingError
 
 SIDE = 256
+NUMBERS = 2**20  # at most in a .mat of splits or classes
 NAMES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects"),
     *("picture", "sofa", "table", "tv", "wall", "window"),
@@ -29,6 +31,7 @@ OF_40 = np.frombuffer(
     + bytes((5, 7, 3, 2, 6, 11, 7, 7, 7, 7, 7, 7, 6, 7, 7, 7, 7, 7, 7, 6, 7)),
     np.uint8,
 )
+IMAGES = 1449
 LABELLED, MAPPING = "nyu_depth_v2_labeled.mat", "classMapping40.mat"
 INSTRUCTIONS = f"""one of
   image/{{train,test}}/*.png with seg13/{{train,test}}/*.png of the same names (nyuv2-python-toolkit, CMI);
@@ -105,17 +108,37 @@ def _numbered(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
 def _original(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
     import h5py
 
-    of_894 = np.concatenate([[0], loadmat(_present(folder / MAPPING))["mapClass"].ravel()])
+    of_894 = np.concatenate([[0], _numbers(folder / MAPPING, "mapClass", len(OF_40) - 1)])
     image_ids = _image_ids(folder / "splits.mat", split)
     with h5py.File(folder / LABELLED) as file:
         for image_id in image_ids:  # MATLAB's axes come in reverse: [3, W, H] and [W, H]
             image, label = file["images"][image_id - 1].T, file["labels"][image_id - 1].T
+            if label.max(initial=0) >= len(of_894):
+                raise InputError(
+                    f"{folder / LABELLED} has a label {label.max()} that {MAPPING} lacks; use another copy of them."
+                )
             yield f"{image_id:04d}", _pair(image, OF_40[of_894[label]], folder / LABELLED)
 
 
 def _image_ids(path: Path, split: str) -> list[int]:
     """The images of a split, counted from 1."""
-    return loadmat(_present(path))[f"{split}Ndxs"].ravel().astype(int).tolist()
+    return _numbers(path, f"{split}Ndxs", IMAGES).tolist()
+
+
+def _numbers(path: Path, name: str, most: int) -> np.ndarray:
+    """The array `name` of a .mat file as int [M], each in [0, most]; its size is looked at before it is unpacked."""
+    _present(path)
+    try:
+        (shape,) = (shape for found, shape, _ in whosmat(path) if found == name)
+        if math.prod(shape) > NUMBERS:
+            raise InputError(f"{list(shape)} numbers")
+        array = loadmat(path, variable_names=[name])[name].ravel()
+        whole = array.astype(np.int64)
+        if (whole != array).any() or whole.min(initial=0) < 0 or whole.max(initial=0) > most:
+            raise InputError(f"numbers other than 0 to {most}")
+    except Exception as error:  # whatever a hostile file makes the reader raise
+        raise InputError(f"{path} does not hold '{name}' of NYUv2 ({error}); use another copy of it.") from error
+    return whole
 
 
 def _present(path: Path) -> Path:
@@ -125,8 +148,12 @@ def _present(path: Path) -> Path:
 
 
 def _read(path: Path, mode: str | None = None) -> np.ndarray:
-    with Image.open(_present(path)) as image:
-        return np.asarray(image.convert(mode) if mode else image)
+    _present(path)
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode) if mode else image)
+    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise InputError(f"{path} is no whole image ({error}); use another copy of it.") from error
 
 
 def _pair(image: np.ndarray, label: np.ndarray, path: Path) -> Pair:

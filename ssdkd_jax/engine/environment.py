@@ -1,4 +1,4 @@
-"""The process environment that makes JAX fast on a CPU; imports nothing, so that it can run first."""
+"""The process environment that makes JAX fast; imports nothing but Python's own, so that it can run first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 
@@ -50,6 +51,25 @@ def helpful_flags() -> tuple[str, ...]:
 def can_cache_programs(environment: Mapping[str, str]) -> bool:
     """Whether compiled programs can be stored for the next run: jaxlib cannot serialise oneDNN's custom calls."""
     return ONEDNN[1] not in environment.get("XLA_FLAGS", "")
+
+
+def cache_folder(environment: Mapping[str, str]) -> str:
+    """The folder of compiled programs, made where it is not there: JAX's own variable, or the user's cache.
+
+    Raises:
+        OSError: where it cannot be written, or the user has no home (a container may run as a bare number).
+    """
+    folder = environment.get("JAX_COMPILATION_CACHE_DIR", "")
+    if "://" in folder:
+        return folder
+    if not folder:
+        user = environment.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(user, "ssdkd_jax")
+        if not os.path.isabs(folder):
+            raise OSError("there is no home directory")
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
 def prepare() -> None:

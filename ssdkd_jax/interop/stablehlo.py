@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 from jax import export
 
-from ssdkd_jax import augment
 from ssdkd_jax.errors import InputError
+from ssdkd_jax.interop.images import as_float
 from ssdkd_jax.types import Array, Network, Variables
 
 INPUTS = ("uint8", "float32")
@@ -25,7 +25,7 @@ def serialize(
 
     Args:
         image_shape: (H, W, D).
-        images: 'uint8' in [0, 255], or 'float32' in [0, 1].
+        images: 'uint8' in [0, 255], or 'float32' in [0, 1]; an image with a value elsewhere gets logits of NaN.
         platforms: that it is to run on.
 
     Raises:
@@ -35,7 +35,7 @@ def serialize(
         raise InputError(f"Images of type '{images}' are not known; use {' or '.join(INPUTS)}.")
 
     def predict(batch: Array) -> Array:
-        return network.apply(variables, augment.to_float(batch) if images == "uint8" else batch)
+        return network.apply(variables, as_float(batch, image_shape))
 
     shape = export.symbolic_shape(f"B, {', '.join(map(str, image_shape))}")
     traced = export.export(jax.jit(predict), platforms=platforms)(jax.ShapeDtypeStruct(shape, images))

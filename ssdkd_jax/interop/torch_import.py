@@ -11,7 +11,7 @@ import jax
 
 from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import torch_deeplab, torch_files, torch_layout
+from ssdkd_jax.interop import torch_deeplab, torch_files, torch_keys, torch_layout
 from ssdkd_jax.models import deeplab, resnet, vgg
 from ssdkd_jax.types import Variables
 
@@ -24,12 +24,14 @@ class Imported(NamedTuple):
         classes: C.
         channels: D.
         variables: float32 numpy arrays.
+        remarks: what was done to its keys first, see `torch_keys`.
     """
 
     model: str
     classes: int
     channels: int
     variables: Variables
+    remarks: tuple[str, ...]
 
 
 def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | None = None) -> Imported:
@@ -40,15 +42,16 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
         model: its name in the zoo; None recognises it.
 
     Raises:
-        FileNotFoundError, ValueError: as `torch_files.read` and `torch_layout.from_torch`; or where
-            no model of the zoo is named or recognised.
+        FileNotFoundError, ValueError: as `torch_files.read`, `torch_keys.of_zoo` and `torch_layout.from_torch`; or
+            where no model of the zoo is named or recognised.
     """
-    state = torch_files.read(path)
+    raw = torch_files.read_raw(path)
+    state, remarks = torch_keys.of_zoo(raw)
     guess = recognise(state)
     name = model or guess
     if name is None:
         raise InputError(
-            f"The keys of '{path}' ({torch_layout.some(state, 3)}) are those of no model of the zoo; write it as a "
+            f"The keys of '{path}' ({torch_layout.some(raw, 3)}) are those of no model of the zoo; write it as a "
             "linen module and map its keys with torch_layout.from_torch."
         )
     layout = torch_layout.of(name)
@@ -61,7 +64,7 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
     except ValueError as error:
         hint = f" They look like those of '{guess}'." if guess not in (None, name) else ""
         raise InputError(f"Cannot read '{path}' as a '{name}': {error}{hint}") from error
-    return Imported(name, classes, channels, variables)
+    return Imported(name, classes, channels, variables, remarks)
 
 
 def recognise(state: Mapping[str, torch_layout.Tensor]) -> str | None:

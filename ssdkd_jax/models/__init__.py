@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import re
+import sys
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
@@ -23,35 +26,70 @@ from ssdkd_jax.types import Array, Key, Network, Variables
 __all__ = ["Generator", "bind", "by_name", "parameter_count"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO, **deeplab.ZOO}
+MOST_DEPTH, MOST_WIDTH = 100, 32  # of a WRN
 COMPUTE = ("float32", "bfloat16")
 NAMES = (*ZOO, "wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
 
 
 def by_name(name: str, classes: int) -> nn.Module:
-    """The classifier called `name`, one of `NAMES` or a 'wrnDEPTH_WIDTH' of any depth 6 n + 4 and any width.
+    """The classifier called `name`, one of `NAMES` or a 'wrnDEPTH_WIDTH' of a depth 6 n + 4.
 
     Args:
-        name: of the zoo; or 'package.module:Class', the user's own, called with `classes=classes`.
+        name: of the zoo; or 'package.module:Class', the user's own, called with `classes=classes` and found in
+            the working folder or on Python's path.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known one.
+        ValueError: for an unknown name, with the nearest known one; for a WRN beyond any that could be trained;
+            or where the user's own cannot be imported.
     """
     if ":" in name:
         return _imported(name)(classes=classes)
     if name in ZOO:
         return ZOO[name](classes=classes)
-    if (size := wrn.parse(name)) is not None:
-        return wrn.WideResNet(*size, classes=classes)
+    if re.fullmatch(r"wrn[0-9]+_[0-9]+", name):
+        return wrn.WideResNet(*_wrn_size(name), classes=classes)
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
     raise InputError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
 
 
+def _wrn_size(name: str) -> tuple[int, int]:
+    """(depth, width), neither of them more than one would wait for."""
+    if len(name) <= len("wrn100_100"):
+        depth, width = wrn.parse(name)
+        if depth <= MOST_DEPTH and 1 <= width <= MOST_WIDTH:
+            return depth, width
+    raise InputError(
+        f"The WRN '{name[:30]}' is not one of a depth of at most {MOST_DEPTH} and a width of 1 to {MOST_WIDTH}; "
+        "name a smaller one."
+    )
+
+
 def _imported(name: str) -> Callable[..., nn.Module]:
+    """The attribute of a module that is looked for on Python's path, and last in the working folder."""
     module, _, attribute = name.partition(":")
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name):
+        raise InputError(f"'{name}' names no model; write it as 'package.module:Class'.")
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"Cannot import model '{name}' ({error}); write it as 'package.module:Class'.") from error
+        found = importlib.import_module(module)
+    except ImportError as error:
+        lacking = error.name or ""
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{lacking}."):
+            remedy = f"it is not in the working folder {folder} nor on Python's path: start where it is"
+        else:
+            remedy = f"its own file asks for '{lacking}': install or mend that"
+        raise InputError(
+            f"Cannot import model '{name}' ({error}); {remedy}, and write it as 'package.module:Class'."
+        ) from error
+    if not hasattr(found, attribute):
+        there = [key for key, value in vars(found).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+        raise InputError(
+            f"Cannot import model '{name}' ({found.__file__} has no '{attribute}', but {', '.join(there) or 'none'}); "
+            "write it as 'package.module:Class'."
+        )
+    return getattr(found, attribute)
 
 
 def bind(

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build
+from ssdkd_jax import augment, build
 from ssdkd_jax.engine import evaluation, parallel
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import saved
+from ssdkd_jax.interop import notes, saved
+from ssdkd_jax.run import foreign
 from ssdkd_jax.types import Inputs, Network, Variables
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
 
+log = logging.getLogger(__name__)
 BATCH, PIXELS = 500, 512 * 1024  # evaluated at once, at most
 
 
@@ -24,8 +28,9 @@ def inputs(config: ConfigDict, dataset: Dataset) -> Inputs:
     """What a network takes of the data set, cropped as the config asks.
 
     Raises:
-        ValueError: where the images are smaller than that.
+        ValueError: where the images are smaller than that; or as `check`.
     """
+    check(dataset)
     shape, crop = dataset.train_images.shape[1:], config.data.crop
     if crop > min(shape[:2]):
         raise InputError(f"data.crop = {crop} is more than the images have ({shape[0]}x{shape[1]}); make it smaller.")
@@ -33,12 +38,35 @@ def inputs(config: ConfigDict, dataset: Dataset) -> Inputs:
     return Inputs(image_shape, dataset.classes, dataset.mean, dataset.std)
 
 
+def check(dataset: Dataset) -> None:
+    """Raise ValueError, in one sentence, for images, labels or a normalisation that no `data.Dataset` has."""
+    for split in ("train", "test"):
+        images, labels = (np.asarray(getattr(dataset, f"{split}_{part}")) for part in ("images", "labels"))
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise InputError(
+                f"dataset.{split}_images are {images.dtype} of shape {list(images.shape)}; give uint8 [M, H, W, D] in "
+                "[0, 255]."
+            )
+        known = labels[labels != augment.UNLABELLED] if labels.ndim > 1 else labels
+        fitting = labels.shape in (images.shape[:1], images.shape[:3]) and np.issubdtype(labels.dtype, np.integer)
+        if not fitting or known.min(initial=0) < 0 or known.max(initial=0) >= dataset.classes:
+            raise InputError(
+                f"dataset.{split}_labels are {labels.dtype} of shape {list(labels.shape)}, for {len(images)} images; "
+                f"give whole numbers from 0 to {dataset.classes - 1}, one an image or a pixel."
+            )
+    notes.check_normalisation(dataset.mean, dataset.std, dataset.train_images.shape[-1])
+
+
 def evaluator(config: ConfigDict, network: Network, dataset: Dataset) -> Callable[[Variables], dict[str, float]]:
     """variables on the devices -> scores on the test images."""
     task = build.task(config, dataset.classes)
+    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, batch_of(dataset))
+
+
+def batch_of(dataset: Dataset) -> int:
+    """How many images of a data set go through a network at once."""
     height, width = dataset.test_images.shape[1:3]
-    batch = min(BATCH, max(1, PIXELS // (height * width)))
-    return evaluation.make(network, task, dataset.test_images, dataset.test_labels, batch)
+    return min(BATCH, max(1, PIXELS // (height * width)))
 
 
 def evaluate_saved(
@@ -54,4 +82,7 @@ def evaluate_saved(
     """
     found = saved.load_for(inputs(config, dataset), folder, model, config.compute)
     scores = evaluator(config, found.network, dataset)(parallel.to_devices(found.variables))
+    score = build.task(config, dataset.classes).score
+    if remark := foreign.remark(score, scores[score], found.note, dataset.classes):
+        log.warning("Of the model in %s, taken as a teacher, %s.", folder, remark)
     return {"model": found.note["model"], "images": len(dataset.test_images), **scores}

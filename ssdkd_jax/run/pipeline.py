@@ -15,7 +15,7 @@ from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel, supe
 from ssdkd_jax.errors import gathered
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
-from ssdkd_jax.run import distillation, evaluation, identity, pictures, profiling, summary, yardstick
+from ssdkd_jax.run import distillation, evaluation, foreign, identity, pictures, profiling, summary, yardstick
 from ssdkd_jax.run import teacher as teachers
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def run(
     original, config = config, build.for_devices(config)
     workdir, clock = Path(workdir), clock or progress.Stopwatch()
     identity.check_folder(workdir, config)
+    evaluation.check(dataset)
     images = yardstick.given_images(config, dataset)
     if teachers.to_be_trained(config, workdir):
         fits(config, dataset, images)
@@ -68,7 +69,7 @@ def run(
     )
     parallel.check_replicated(state)
     student = parallel.to_host(calibrated(state, variables))
-    note = saved.note(config.student.model, teacher.inputs, **{score: curve[-1][score]})
+    note = saved.note(config.student.model, teacher.inputs, meant=True, **{score: curve[-1][score]})
     saved.save(workdir / "student", student, note)
 
     found = {
@@ -82,6 +83,11 @@ def run(
     }
     with clock("report"):
         rows, networks = preview(state), ((teacher.network, teacher.variables), (job.network, student))
+        if remark := foreign.remark(score, teacher_scores[score], teacher.note, dataset.classes):
+            found |= {
+                "foreign": remark,
+                "agreement": foreign.agreement(dataset, *networks, evaluation.batch_of(dataset)),
+            }
         found["class_counts"] = pictures.class_counts(rows, job.task.classes)
         pictures.write(workdir, config, rows, found, curve, dataset, networks)
     found |= summary.circumstances(original, clock) | {"curve": curve}
@@ -123,5 +129,5 @@ def yardsticks(
         with clock("yardstick"):
             found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
     if config.measure_unit:
-        found["unit_seconds"] = profiling.unit_seconds(config, *teacher)
+        found["unit_seconds"] = profiling.unit_seconds(config, *teacher[:3])
     return found

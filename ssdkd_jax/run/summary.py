@@ -56,6 +56,8 @@ def circumstances(config: ConfigDict, clock: progress.Stopwatch) -> dict[str, An
 
 
 def sentence(summary: dict[str, Any]) -> str:
-    """The scores of teacher, student and yardstick in a line."""
+    """The scores of teacher, student and yardstick in a line; and where they tell different things, why."""
     names = [f"{network}_{summary['score']}" for network in ("teacher", "student", "real_subset")]
-    return ", ".join(f"{name} {summary[name]:.4f}" for name in names if summary[name] is not None)
+    line = ", ".join(f"{name} {summary[name]:.4f}" for name in names if summary[name] is not None)
+    foreign = summary.get("foreign")
+    return f"{line}, agreement {summary['agreement']:.4f} ({foreign})" if foreign else line

@@ -26,11 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Teacher(NamedTuple):
-    """A teacher, and what it and its student take: images normalised by the teacher's own mean and std."""
+    """A teacher, what it and its student take (images normalised by its own mean and std), and its saved note."""
 
     network: Network
     variables: Variables
     inputs: Inputs
+    note: dict[str, Any]
 
 
 def obtain(
@@ -56,10 +57,11 @@ def obtain(
     if not (np.allclose(mean, inputs.mean) and np.allclose(std, inputs.std)):
         log.warning(
             "The teacher in %s normalises images with mean %s and std %s, not the data set's %s and %s; "
-            "so does its student.",
+            "so does its student, and where it was trained on other images than the data set's, their scores here tell "
+            "little.",
             *(folder, mean, std, tuple(inputs.mean), tuple(inputs.std)),
         )
-    return Teacher(found.network, dict(found.variables), inputs._replace(mean=mean, std=std))
+    return Teacher(found.network, dict(found.variables), inputs._replace(mean=mean, std=std), found.note)
 
 
 def to_be_trained(config: ConfigDict, workdir: Path) -> bool:
@@ -94,7 +96,7 @@ def untrained(config: ConfigDict, dataset: Dataset) -> Teacher:
     """
     inputs = evaluation.inputs(config, dataset)
     network = build.network(config.teacher.model, inputs, axis=None, compute=config.compute)
-    return Teacher(network, jax.eval_shape(network.init, jax.random.key(0)), inputs)
+    return Teacher(network, jax.eval_shape(network.init, jax.random.key(0)), inputs, {})
 
 
 def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[], bool] = dispatch.never) -> float:
