@@ -70,6 +70,6 @@ def view_answers(
 
 
 def rows(images: Array, seeds: Array, answers: tuple[Array, Any], cached: int) -> Rows:
-    """What the buffer keeps of newcomers: hints in half precision."""
+    """What the buffer keeps of newcomers: hints in bfloat16, which has half the bytes and the range of float32."""
     logits, hints = jax.tree.map(lambda x: x[:, :cached], answers)
-    return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(lambda x: x.astype(jnp.float16), hints))
+    return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(lambda x: x.astype(jnp.bfloat16), hints))
