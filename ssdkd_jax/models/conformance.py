@@ -7,12 +7,12 @@ statistics is seen, and these follow what is seen; eval mode draws, changes and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -41,15 +41,23 @@ def check(
         name: by which the sentences call it.
         variables: its weights; None takes fresh ones.
     """
-    trial = jax.random.uniform(jax.random.key(0), (IMAGES, *image_shape)).at[0].set(0.5)
+    images = np.random.default_rng(0).random((IMAGES, *image_shape), np.float32)
+    images[0] = 0.5
     try:
         variables = variables or _named(lambda: network.init(jax.random.key(0)), "when it is initialised")
-        faults = [*misplaced(variables), *_unsteady(network, variables, trial)]
-        seen = jax.jit(lambda v, x: _seen(network.apply, v, x))
-        faults += [*unseen(variables, seen, trial), *answers(variables, seen, trial)]
-        faults += astray(network, variables, trial)
     except InputError as error:
         return [_of(name, str(error))]
+    program = jax.jit(lambda v, x: _seen(network.apply, v, x))
+
+    def seen(variables: Variables, images: np.ndarray) -> tuple[Array, list[Moments]]:
+        return jax.tree.map(np.asarray, _named(lambda: program(variables, images), "in eval mode"))
+
+    faults = misplaced(variables)
+    for trial in (partial(unsteady, network), partial(unseen, seen), partial(answers, seen), partial(astray, network)):
+        try:
+            faults += trial(variables, images)
+        except InputError as error:
+            faults.append(str(error))
     return [_of(name, fault) for fault in dict.fromkeys(faults)]
 
 
@@ -68,7 +76,7 @@ def misplaced(variables: Variables) -> list[str]:
             alike = [name for name in names if re.search("mean|var", name.rpartition("/")[-1])]
             if alike and not (collection == "batch_stats" and {*observe.STATISTICS} <= {*names}):
                 faults.append(
-                    f"The layer '{path}' keeps {', '.join(alike)} in '{collection}'; running statistics that are to be "
+                    f"Its layer '{path}' keeps {', '.join(alike)} in '{collection}'; running statistics that are to be "
                     "matched are called mean and var, in 'batch_stats'."
                 )
     return faults
@@ -83,11 +91,11 @@ def _seen(function: Callable, variables: Variables, images: Array) -> tuple[Any,
     return result, [moments for layer, moments in found if layer.norm]
 
 
-def _unsteady(network: Network, variables: Variables, images: Array) -> list[str]:
-    """Whether two traces differ; raises where there is none."""
+def unsteady(network: Network, variables: Variables, images: np.ndarray) -> list[str]:
+    """Whether it is traced twice to two functions."""
 
     def traced() -> tuple[str, list]:
-        closed = jax.make_jaxpr(network.apply)(variables, images)
+        closed = jax.make_jaxpr(lambda v, x: network.apply(v, x))(variables, images)
         return re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)), [np.asarray(x) for x in closed.consts]
 
     (one, consts), (other, others) = (_named(traced, "in eval mode") for _ in range(2))
@@ -96,36 +104,36 @@ def _unsteady(network: Network, variables: Variables, images: Array) -> list[str
     return ["It is another function at each call; draw nothing outside of flax."]
 
 
-def unseen(variables: Variables, seen: Callable, images: Array) -> list[str]:
+def unseen(seen: Callable, variables: Variables, images: np.ndarray) -> list[str]:
     """Layers whose running statistics are there but not seen in eval mode, told apart by their running means."""
     numbered, paths = _numbered(variables)
     _, found = seen(numbered, images)
     numbers = {_number(moments) for moments in found}
     return [
-        f"The layer '{path}' keeps running statistics, but none of its calls is seen in eval mode; let `__call__` of "
+        f"Its layer '{path}' keeps running statistics, but none of its calls is seen in eval mode; let `__call__` of "
         "the layer take what it normalises."
         for number, path in enumerate(paths)
         if number not in numbers
     ]
 
 
-def answers(variables: Variables, seen: Callable, images: Array) -> list[str]:
+def answers(seen: Callable, variables: Variables, images: np.ndarray) -> list[str]:
     """Faults of the logits in eval mode."""
     (logits, _), (again, _) = (seen(variables, images) for _ in range(2))
-    (beside_others, _) = seen(variables, images.at[1:].set(1 - images[1:]))
-    faults = []
+    beside_others, _ = seen(variables, np.concatenate([images[:1], 1 - images[1:]]))
+    faults, rounding = [], NEIGHBOURS * np.abs(logits).max()
     if not np.isfinite(logits).all():
         return ["It answers NaN or infinity to images in [0, 1]; look at its weights, mean and std."]
-    if not np.array_equal(logits, again):
+    if np.abs(logits - again).max() > rounding:
         faults.append("It answers the same images differently at each call; let it draw nothing in eval mode.")
-    if np.abs(logits[0] - beside_others[0]).max() > NEIGHBOURS * np.abs(logits).max():
+    if np.abs(logits[0] - beside_others[0]).max() > rounding:
         faults.append(
             "Its answer to an image depends on the others of the batch in eval mode; normalise by running statistics."
         )
     return faults
 
 
-def astray(network: Network, variables: Variables, images: Array) -> list[str]:
+def astray(network: Network, variables: Variables, images: np.ndarray) -> list[str]:
     """Faults of train mode, among them running statistics that do not follow the moments that are seen."""
     numbered, paths = _numbered(variables)
 
@@ -138,8 +146,10 @@ def astray(network: Network, variables: Variables, images: Array) -> list[str]:
         return jax.tree.map(lambda x: np.asarray(x[0]), one_device(images[None]))
 
     try:
-        (_, updated), found = run(None)
-    except InvalidRngError:
+        (_, updated), found = _named(lambda: run(None), "in train mode")
+    except InputError as error:
+        if not isinstance(error.__cause__, InvalidRngError):
+            raise
         (_, updated), found = _named(lambda: run(jax.random.key(0)), "in train mode")
     if jax.tree.map(_kind, updated) != jax.tree.map(_kind, dict(variables)):
         return ["Its variables are of another structure, shape or dtype after a training step; keep them as they are."]
@@ -147,14 +157,26 @@ def astray(network: Network, variables: Variables, images: Array) -> list[str]:
     faults = []
     for number, path in enumerate(paths):
         own = [moments for moments in found if _number(moments) == number]
-        mean, var = (leaves[f"{path}/{name}".lstrip("/")].reshape(-1, own[0].mean.size) for name in observe.STATISTICS)
-        follows = [any(_follow(row, moments) for moments in own) for row in zip(mean, var, strict=True)]
-        if len(own) == len(mean) and not all(follows):
+        kept = [leaves[f"{path}/{name}".lstrip("/")] for name in observe.STATISTICS]
+        if sum(moments.mean.size for moments in own) != kept[0].size:  # shared by several calls, or not called
+            continue
+        layouts = zip(*(_layouts(x, len(own)) for x in kept), strict=True)
+        if not any(_all_follow(zip(*layout, strict=True), own) for layout in layouts):
             faults.append(
-                f"The running statistics of the layer '{path}' do not follow the mean and variance of its input over "
+                f"The running statistics of its layer '{path}' do not follow the mean and variance of its input over "
                 "all axes but that of its features; normalise the input itself, or name that axis in a field `axis`."
             )
     return faults
+
+
+def _layouts(statistic: Array, layers: int) -> list[Array]:
+    """The statistics [layers, features] that one array may hold, stacked on its first axis or on another."""
+    axes = [axis for axis, size in enumerate(statistic.shape) if size == layers and layers > 1]
+    return [np.moveaxis(statistic, axis, 0).reshape(layers, -1) for axis in axes] or [statistic.reshape(layers, -1)]
+
+
+def _all_follow(rows: Iterable[Sequence[Array]], seen: Sequence[Moments]) -> bool:
+    return all(any(_follow(row, moments) for moments in seen) for row in rows)
 
 
 def _follow(renewed: Sequence[Array], moments: Moments) -> bool:
@@ -172,7 +194,7 @@ def _numbered(variables: Variables) -> tuple[Variables, list[str]]:
     paths, leaves = observe.norm_paths(variables), flatten_dict(variables.get("batch_stats", {}))
     for number, path in enumerate(paths):
         place = (*path.split("/"), "mean") if path else ("mean",)
-        leaves[place] = jnp.full_like(leaves[place], STEP * number)
+        leaves[place] = np.full(leaves[place].shape, STEP * number, leaves[place].dtype)
     return {**variables, **({"batch_stats": unflatten_dict(leaves)} if leaves else {})}, paths
 
 
@@ -203,7 +225,8 @@ def _named(call: Callable[[], Any], when: str) -> Any:
         if not isinstance(error, FlaxError) and not said.startswith('Parameter "'):  # flax's, of a missing `train`
             raise
         remedy = _REMEDIES.get(type(error), "mend it, or let it depend on `train`")
-        raise InputError(f"The layer '{trail[0]}' fails {when} ({said}); {remedy}.") from error
+        where = f"Its layer '{trail[0]}'" if trail and trail[0] else "It"
+        raise InputError(f"{where} fails {when} ({said}); {remedy}.") from error
 
 
 _REMEDIES = {

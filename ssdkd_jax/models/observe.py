@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ssdkd_jax.errors import InputError
@@ -76,7 +77,7 @@ def norm_paths(variables: Variables) -> list[str]:
 def running_statistics(module: nn.Module) -> list[Array]:
     """The running mean and variance that a module itself keeps; none where it keeps none."""
     kept = [module.get_variable("batch_stats", name) for name in STATISTICS]
-    return kept if all(isinstance(x, jax.Array) for x in kept) else []
+    return kept if all(isinstance(x, jax.Array | np.ndarray) for x in kept) else []
 
 
 def feature_axes(path: str, axis: Any, inputs: Array, statistics: Sequence[Array]) -> tuple[int, ...]:
