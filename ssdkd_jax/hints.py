@@ -16,12 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import settings
+from ssdkd_jax import losses, settings
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.models import observe
@@ -102,7 +101,7 @@ def observe_attention(
 
 def attention_map(features: Array) -> Array:
     """q / |q|_2 with q = the mean over channels of squares, [B, h, w, d] -> [B, h * w]; eq. 1 of the paper."""
-    q = jnp.square(features).mean(-1).reshape(features.shape[0], -1)
+    q = jnp.square(losses.widened(features)).mean(-1).reshape(features.shape[0], -1)
     return q / jnp.sqrt(jnp.square(q).sum(-1, keepdims=True) + 1e-12)
 
 
@@ -201,7 +200,7 @@ def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[in
 
 def maps(function: Callable, variables: Variables, images: Array) -> tuple[Any, dict[Resolution, list[Array]]]:
     """function(variables, images), and the inputs of its BatchNorms at each resolution above 1x1, in order."""
-    result, inputs = observe.layers(partial(function, variables, images), nn.BatchNorm)
+    result, inputs = observe.norm_inputs(partial(function, variables, images))
     found: dict[Resolution, list[Array]] = {}
     for x in inputs:
         if x.ndim == 4 and x.shape[1] * x.shape[2] > 1:

@@ -70,7 +70,7 @@ class Rows:
         images: uint8 [N, H, W, D].
         seeds: uint32 [N], which decide the fixed views.
         logits: [N, V, C], the teacher's answers to them.
-        hints: a pytree of float16 [N, V, ...], its hints on them, or None.
+        hints: a pytree of float16 or bfloat16 [N, V, ...], its hints on them, or None.
     """
 
     images: Array

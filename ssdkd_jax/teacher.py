@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -61,7 +60,7 @@ class Observation(NamedTuple):
 
 
 def observe(network: Network, variables: Variables, images: Array, axis: str | None = None) -> Observation:
-    """One forward pass in eval mode; the layers are intercepted, so that any linen module serves unchanged.
+    """One forward pass in eval mode; the layers are watched, so that any linen module serves unchanged.
 
     Under `jax.jit`, what nobody uses of the result costs nothing.
 
@@ -71,25 +70,18 @@ def observe(network: Network, variables: Variables, images: Array, axis: str | N
     """
     chex.assert_rank(images, 4)
 
-    def read(layer: nn.Module, inputs: Array) -> tuple[Moments | None, Array]:
-        return (moments(layer, inputs, axis) if isinstance(layer, nn.BatchNorm) else None), inputs
+    def read(layer: observed.Layer, inputs: Array, running: Sequence[Array]) -> tuple[Moments | None, Array]:
+        return (Moments(*batch_moments(inputs, axis), *running) if layer.norm else None), inputs
 
-    call = partial(network.apply, variables, images)
-    logits, layers = observed.layers(call, (nn.BatchNorm, nn.Dense), read)
-    norms = [pair for pair in layers if pair[0] is not None]
-    dense = [inputs for found, inputs in layers if found is None]
+    logits, layers = observed.layers(partial(network.apply, variables, images), read)
+    norms = [seen for layer, seen in layers if layer.norm]
+    dense = [inputs for layer, (_, inputs) in layers if not layer.norm]
     return Observation(logits, [found for found, _ in norms], [inputs for _, inputs in norms], dense)
 
 
-def moments(layer: nn.BatchNorm, inputs: Array, axis: str | None) -> Moments:
-    """The moments of the input of a BatchNorm, beside its running ones."""
-    running = (layer.get_variable("batch_stats", name) for name in ("mean", "var"))
-    return Moments(*batch_moments(inputs, axis), *running)
-
-
 def has_batch_norm(variables: Variables) -> bool:
-    """Whether a network with these variables has any BatchNorm."""
-    return bool(jax.tree.leaves(variables.get("batch_stats", {})))
+    """Whether a network with these variables has any BatchNorm: a layer with a running mean and variance."""
+    return bool(observed.norm_paths(variables))
 
 
 def batch_norm_weight(present: bool, weight: float | None) -> float:

@@ -31,13 +31,14 @@ class Network(NamedTuple):
     Attributes:
         init: key -> variables.
         apply: (variables, inputs) -> outputs, with the running BatchNorm statistics.
-        train: (variables, inputs) -> (outputs, variables), with the statistics of
-            the batch; the returned variables hold the updated running ones.
+        train: (variables, inputs, key=None) -> (outputs, variables), with the statistics of
+            the batch; the returned variables hold the updated running ones. Layers that draw,
+            as Dropout, take the key; a network without any may leave the argument out.
     """
 
     init: Callable[[Key], Variables]
     apply: Callable[[Variables, Array], Array]
-    train: Callable[[Variables, Array], tuple[Array, Variables]]
+    train: Callable[..., tuple[Array, Variables]]
 
 
 class Inputs(NamedTuple):

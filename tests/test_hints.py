@@ -9,6 +9,7 @@ import tiny
 
 from ssdkd_jax import build, hints, models, student
 from ssdkd_jax.engine import optimization
+from ssdkd_jax.methods import newcomers
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
@@ -28,6 +29,21 @@ def test_a_map_is_the_normalised_energy_of_the_channels(rng):
     x = features(rng)
     np.testing.assert_allclose(hints.attention_map(x), numpy_map(x), rtol=1e-5)
     np.testing.assert_allclose(hints.attention_map(3 * x[..., ::-1]), numpy_map(x), rtol=1e-5)
+
+
+def test_a_map_of_bfloat16_features_is_reduced_in_float32(rng):
+    x = jnp.asarray(features(rng, (3, 16, 16, 300)), jnp.bfloat16)
+    q = hints.attention_map(x)
+    assert q.dtype == jnp.float32
+    np.testing.assert_allclose(q, numpy_map(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6, 1e30])
+def test_cached_hints_of_any_size_are_finite_and_have_half_the_bytes(rng, size):
+    maps = size * features(rng, (2, 3, 4, 4, 5))
+    kept = newcomers.rows(None, None, (np.zeros((2, 3, 7)), (maps,)), 2).hints[0]
+    assert kept.nbytes * 2 == maps[:, :2].nbytes
+    np.testing.assert_allclose(np.asarray(kept, np.float32), maps[:, :2], rtol=2**-8)
 
 
 def test_the_loss_is_the_mean_square_over_each_map_summed(rng):

@@ -160,6 +160,15 @@ def test_generator_of_larger_images_halves_its_channels_with_each_doubling(shape
     assert kernels == list(zip([widths[0], *widths], [*widths, shape[2]], strict=True))
 
 
+@pytest.mark.parametrize(("doublings", "dense"), [(2, 1001 * 56 * 56 * 128), (5, 1001 * 7 * 7 * 1024)])
+def test_the_size_of_a_generator_is_told_with_its_largest_part(doublings, dense):
+    network = models.bind(models.Generator((224, 224, 3), 64, doublings), (1000,))
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    total = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    told = f"The generator has {total:,} parameters, {dense:,} of them in 'Dense_0'."
+    assert models.size("generator", network) == told
+
+
 def test_generator_refuses_a_size_that_does_not_divide():
     with pytest.raises(ValueError, match=r"divisible by 8, not \(28, 32\)"):
         jax.eval_shape(models.bind(models.Generator((28, 32, 1), 4, 3), (5,)).init, jax.random.key(0))

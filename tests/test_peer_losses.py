@@ -78,7 +78,7 @@ def test_layers_are_seen_in_order_and_instance_means_are_of_all(rng):
     module, x = Stages(), jnp.asarray(rng.random((2, 8, 8, 1)), jnp.float32)
     variables = module.init(jax.random.key(0), x)
     variables = {name: variables[name] for name in ("params", "batch_stats")}
-    (_, saved), seen = observe.layers(lambda: module.apply(variables, x, mutable=["saved"]), nn.BatchNorm)
+    (_, saved), seen = observe.norm_inputs(lambda: module.apply(variables, x, mutable=["saved"]))
     inputs = saved["saved"]["x"]
     for shown, saved_input in zip(seen, inputs, strict=True):
         np.testing.assert_array_equal(shown, saved_input)

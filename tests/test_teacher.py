@@ -110,6 +110,11 @@ def test_a_teacher_without_batch_norm_refuses_the_term_that_is_asked_for():
         teacher.batch_norm_weight(teacher.has_batch_norm(variables), 2.0)
 
 
+def test_state_that_is_no_running_mean_and_variance_is_no_batch_norm():
+    assert not teacher.has_batch_norm({"batch_stats": {"Dense_0": {"kernel/u": 0, "kernel/sigma": 1}}})
+    assert teacher.has_batch_norm({"batch_stats": {"block": {"norm": {"mean": 0, "var": 1}}}})
+
+
 @pytest.mark.parametrize(("asked", "given"), [(None, teacher.DEFAULT_BN_WEIGHT), (0.0, 0.0), (3.0, 3.0)])
 def test_a_teacher_with_batch_norm_takes_the_weight_as_configured(own, asked, given):
     assert teacher.batch_norm_weight(teacher.has_batch_norm(own[1]), asked) == given

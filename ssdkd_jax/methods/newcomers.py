@@ -70,6 +70,11 @@ def view_answers(
 
 
 def rows(images: Array, seeds: Array, answers: tuple[Array, Any], cached: int) -> Rows:
-    """What the buffer keeps of newcomers: hints in half precision."""
+    """What the buffer keeps of newcomers: hints in half of their bytes."""
     logits, hints = jax.tree.map(lambda x: x[:, :cached], answers)
-    return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(lambda x: x.astype(jnp.float16), hints))
+    return Rows(images=images, seeds=seeds, logits=logits, hints=jax.tree.map(halved, hints))
+
+
+def halved(hint: Array) -> Array:
+    """Attention [B, V, P], at most 1, as float16; maps [B, V, h, w, d] of any size with the range of float32."""
+    return hint.astype(jnp.float16 if hint.ndim == 3 else jnp.bfloat16)

@@ -1,7 +1,7 @@
 """Networks: linen modules, found by name, and bound to plain functions of their variables.
 
 A classifier (of images or of pixels) of the user's own is any linen module called as `module(images, train)`. Where it
-has a field `axis_name`, its BatchNorm is averaged over devices through it.
+has a field `axis_name`, its BatchNorm is averaged over devices through it. `conformance.check` says whether it serves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import jax.numpy as jnp
 
 from ssdkd_jax import losses
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.models import deeplab, mobilenetv2, resnet, vgg, wrn
+from ssdkd_jax.models import conformance, deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
 
-__all__ = ["Generator", "bind", "by_name", "parameter_count"]
+__all__ = ["Generator", "bind", "by_name", "conformance", "parameter_count", "size"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO, **deeplab.ZOO}
 MOST_DEPTH, MOST_WIDTH = 100, 32  # of a WRN
@@ -133,8 +133,9 @@ def bind(
     def apply(variables: Variables, inputs: Array) -> Array:
         return losses.widened(module.apply(*arguments(variables, inputs), False))
 
-    def train(variables: Variables, inputs: Array) -> tuple[Array, Variables]:
-        outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"])
+    def train(variables: Variables, inputs: Array, key: Key | None = None) -> tuple[Array, Variables]:
+        rngs = {} if key is None else {"params": key}  # flax's fallback for every name that a layer asks for
+        outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"], rngs=rngs)
         return losses.widened(outputs), {**variables, **updated}
 
     return Network(init, apply, train)
@@ -143,3 +144,13 @@ def bind(
 def parameter_count(variables: Variables) -> int:
     """Number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def size(name: str, network: Network) -> str:
+    """How many parameters a network has, and which of its parts has most, in one sentence; nothing is computed."""
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    parts = {part: parameter_count({"params": params}) for part, params in variables["params"].items()}
+    if not parts:
+        return f"The {name} has no parameters."
+    largest = max(parts, key=parts.get)
+    return f"The {name} has {sum(parts.values()):,} parameters, {parts[largest]:,} of them in '{largest}'."

@@ -1,4 +1,8 @@
-"""What the layers of a network take in, for any linen module: they are intercepted, not changed."""
+"""What the layers of a network take in, for any linen module: they are marked as they run, not changed.
+
+A layer with running statistics is any module that keeps `mean` and `var` in 'batch_stats', of whatever class. Its
+features are on the axes that its field `axis` names, on those along which its statistics extend, or on the last.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +10,96 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
 
-from ssdkd_jax.types import Array
+from ssdkd_jax.errors import InputError
+from ssdkd_jax.models import harvest
+from ssdkd_jax.models.harvest import Found, Layer
+from ssdkd_jax.types import Array, Variables
 
-Read = Callable[[nn.Module, Array], Any]
-
-
-def inputs_of(layer: nn.Module, inputs: Array) -> Array:
-    """Reads the input [B, ..., features] itself."""
-    del layer
-    return inputs
+STATISTICS = ("mean", "var")
+Read = Callable[[Layer, Array, Sequence[Array]], Any]
 
 
-def layers(
-    call: Callable[[], Any], kind: type[nn.Module] | tuple[type[nn.Module], ...], read: Read = inputs_of
-) -> tuple[Any, list[Any]]:
-    """`call()`, and what `read` makes of each layer of a kind and of its input, in the order of execution."""
-    found: list[Any] = []
+def layers(call: Callable[[], Any], read: Read) -> tuple[Any, Found]:
+    """`call()`, and each Dense or layer with running statistics, beside what `read` makes of it; in order of execution.
 
-    def observe(layer, args, kwargs, context):
-        if isinstance(context.module, kind) and context.method_name == "__call__":
-            found.append(read(context.module, args[0] if args else kwargs["x" if "x" in kwargs else "inputs"]))
-        return layer(*args, **kwargs)
+    Args:
+        call: runs linen modules, also within jit, remat, scan or vmap.
+        read: (layer, its input [..., features], its running mean and variance [features], none of a Dense) -> arrays.
 
-    with nn.intercept_methods(observe):
-        result = call()
-    return result, found
+    Raises:
+        InputError: for a layer whose statistics do not fit its input, or whose inner values cannot be read.
+    """
+    alive, entered = [], []
+
+    def watch(function: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        module, path = context.module, "/".join(context.module.path)
+        statistics = running_statistics(module)
+        if context.method_name != "__call__" or not (statistics or isinstance(module, nn.Dense)):
+            return function(*args, **kwargs)
+        inputs, depth = next(iter((*args, *kwargs.values()))), entered.count(path)
+        entered.append(path)
+        result = function(*args, **kwargs)
+        entered.pop()
+        axes = feature_axes(path, getattr(module, "axis", None), inputs, statistics) if statistics else (-1,)
+        alive.append(harvest.mark(Layer(path, bool(statistics), axes, depth), [inputs, *statistics]))
+        return result
+
+    def watched() -> Any:
+        with nn.intercept_methods(watch):
+            return call()
+
+    def features_last(layer: Layer, values: Sequence[Array]) -> Any:
+        inputs, *statistics = values
+        last = jnp.moveaxis(inputs, layer.axes, range(-len(layer.axes), 0))
+        rows = last.shape[: last.ndim - len(layer.axes)]
+        return read(layer, last.reshape(*rows, -1), [x.reshape(-1) for x in statistics])
+
+    return harvest.collect(watched, features_last)
+
+
+def norm_inputs(call: Callable[[], Any]) -> tuple[Any, list[Array]]:
+    """`call()`, and the input [B, ..., features] of each layer with running statistics, in the order of execution."""
+    result, found = layers(call, lambda layer, inputs, _: inputs)
+    return result, [inputs for layer, inputs in found if layer.norm]
+
+
+def norm_paths(variables: Variables) -> list[str]:
+    """The layers with a running mean and variance, by variables alone."""
+    leaves = flatten_dict(variables.get("batch_stats", {}))
+    return ["/".join(path[:-1]) for path in leaves if path[-1] == "mean" and (*path[:-1], "var") in leaves]
+
+
+def running_statistics(module: nn.Module) -> list[Array]:
+    """The running mean and variance that a module itself keeps; none where it keeps none."""
+    kept = [module.get_variable("batch_stats", name) for name in STATISTICS]
+    return kept if all(isinstance(x, jax.Array | np.ndarray) for x in kept) else []
+
+
+def feature_axes(path: str, axis: Any, inputs: Array, statistics: Sequence[Array]) -> tuple[int, ...]:
+    """The axes of an input along which a layer keeps statistics, counted from the end.
+
+    Args:
+        axis: what the layer says of it: an axis, several, or None.
+    """
+    shape, kept = inputs.shape, statistics[0].shape
+    if axis is not None:
+        places = sorted(a % inputs.ndim for a in (axis if isinstance(axis, Sequence) else (axis,)))
+    elif len(kept) == inputs.ndim:
+        places = [a for a, size in enumerate(kept) if size > 1] or [inputs.ndim - 1]
+    else:
+        places = range(inputs.ndim - len(kept), inputs.ndim)
+    if [shape[a] for a in places] != ([n for n in kept if n > 1] if len(kept) == inputs.ndim else list(kept)):
+        raise InputError(
+            f"The BatchNorm '{path}' keeps statistics of shape {list(kept)}, which are not of the "
+            f"{'last axes' if axis is None else f'axis {axis}'} of its input {list(shape)}; "
+            "give it a field `axis` that names its features."
+        )
+    return tuple(a - inputs.ndim for a in places)
 
 
 def instance_means(inputs: Sequence[Array]) -> Array:
