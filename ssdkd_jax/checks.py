@@ -6,6 +6,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssdkd_jax.errors import Faults, InputError
+from ssdkd_jax.models import conformance
 from ssdkd_jax.types import Inputs, Network, Variables
 
 
@@ -26,6 +27,10 @@ def check(
         )
     with faults:
         check_answer(config, config.student.model, learner, images)
+    if not faults.sentences:
+        for name, network in ((config.teacher.model, teacher_network), (config.student.model, learner)):
+            if ":" in name:  # the zoo's are known to conform
+                faults.extend(conformance.check(network, inputs.image_shape, name))
     faults.report()
 
 

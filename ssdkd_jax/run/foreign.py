@@ -40,6 +40,24 @@ def remark(score: str, reached: float, note: Mapping[str, Any], classes: int) ->
     )
 
 
+def told(
+    score: str,
+    reached: float,
+    note: Mapping[str, Any],
+    dataset: Dataset,
+    networks: tuple[tuple[Network, Variables], tuple[Network, Variables]],
+    batch: int,
+) -> dict[str, Any]:
+    """What a summary says of foreign data: `remark`, and how often teacher and student agree; {} of the teacher's own.
+
+    Args:
+        networks: teacher and student, with their variables.
+        batch: images at once.
+    """
+    why = remark(score, reached, note, dataset.classes)
+    return {"foreign": why, "agreement": agreement(dataset, *networks, batch)} if why else {}
+
+
 def agreement(
     dataset: Dataset, teacher: tuple[Network, Variables], student: tuple[Network, Variables], batch: int
 ) -> float:
