@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging as python_logging
 import os
 import re
 import sys
@@ -38,6 +39,7 @@ def launch(main: Callable[[], None], required: Sequence[str] = ("config", "workd
     flags.mark_flags_as_required(required)
     sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may be no text
     logging.set_verbosity(logging.WARNING)
+    python_logging.getLogger("ssdkd_jax").setLevel(python_logging.INFO)
 
     def guarded(_: Sequence[str]) -> None:
         _cache_programs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from ssdkd_jax import models, settings
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key, Network, Variables
 
+HUGE = 50_000_000  # parameters
+
 
 @settings.section("synthesis")
 class Settings:
@@ -25,14 +28,16 @@ class Settings:
     lr_generator: float = setting(5e-3, "its Adam's learning rate", above=0)
 
     def network(self, image_shape: tuple[int, int, int], axis: str | None, compute: str) -> Network:
-        """The generator for these images; `axis` and `compute` as of `models.bind`.
+        """The generator for these images; `axis` and `compute` as of `models.bind`. A warning tells a huge one.
 
         Raises:
             InputError: where it cannot make images of that size.
         """
         module = models.Generator(tuple(image_shape), self.width, self.doublings)
         network = models.bind(module, (self.latent,), axis=axis, compute=compute)
-        jax.eval_shape(network.init, jax.random.key(0))
+        if models.parameter_count(jax.eval_shape(network.init, jax.random.key(0))) > HUGE:
+            told = models.size("generator", network).removesuffix(".")
+            warnings.warn(f"{told}; raise synthesis.doublings, or lower synthesis.latent or width.", stacklevel=2)
         return network
 
     def adam(self) -> optax.GradientTransformation:

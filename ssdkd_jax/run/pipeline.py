@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,6 +22,8 @@ from ssdkd_jax.run import teacher as teachers
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -60,6 +64,8 @@ def run(
         teacher_scores = evaluation.evaluator(config, teacher.network, dataset)(variables)
     with clock("setup"):
         job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images)
+    if hosts.is_first():
+        log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sizes(teacher, job).items()))
     steps, score = build.student_steps(config), job.task.score
     preview = pictures.previewer(job, variables)
     calibrated = calibration.make(job.method, job.network, steps, config.student.update_bn)
@@ -77,8 +83,7 @@ def run(
         **amounts(config, job),
         "skipped_steps": skipped,
         "planned_shorter": shorter,
-        "teacher_parameters": models.parameter_count(teacher.variables),
-        "student_parameters": models.parameter_count(student),
+        **sizes(teacher, job),
         **yardsticks(config, dataset, teacher, score, clock, stop),
     }
     with clock("report"):
@@ -103,6 +108,15 @@ def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
         lambda: supervised.check_batch(len(dataset.train_images), config.teacher.batch),
         lambda: build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images),
     )
+
+
+def sizes(teacher: teachers.Teacher, job: build.Job) -> dict[str, int]:
+    """How many parameters the networks have; nothing is computed."""
+    key = jax.random.key(0)
+    state = jax.eval_shape(job.method.init, key)
+    generator = {"generator": state.generator.variables} if hasattr(state, "generator") else {}
+    networks = {"teacher": teacher.variables, "student": jax.eval_shape(job.network.init, key), **generator}
+    return {f"{name}_parameters": models.parameter_count(variables) for name, variables in networks.items()}
 
 
 def amounts(config: ConfigDict, job: build.Job) -> dict[str, int | None]:
