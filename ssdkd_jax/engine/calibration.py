@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax.engine import loop, parallel
+from ssdkd_jax.engine import keys, parallel
 from ssdkd_jax.types import Array, Method, Network, TrainState, Variables
 
 
@@ -26,7 +26,7 @@ def make_pass(
     """
 
     def run(variables: Variables, state: TrainState, teacher: Variables, index: Array) -> Variables:
-        key = loop.stage_key(state.key, loop.CALIBRATION, index)
+        key = keys.of_stage(state.key, keys.Stage.CALIBRATION, index)
         batch = method.sample(state.method, teacher, jnp.int32(last), key)
         _, renewed = network.train(variables, batch.images)
         statistics = {name: value for name, value in renewed.items() if name != "params"}

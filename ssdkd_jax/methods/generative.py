@@ -127,9 +127,9 @@ def make_synthesis(
             recipe,
             state.generator,
             start.open(state.generator),
-            jax.random.normal(key_z, (recipe.batch, latent)),
+            jax.random.normal(key_z, (recipe.batch, latent), jnp.float32),
             jnp.zeros(recipe.batch, jnp.int32),
-            jnp.zeros(problem.task.classes),
+            jnp.zeros(problem.task.classes, jnp.int32),
             state.round,
             recipe.smoothing.init(),
             key_views,
@@ -195,7 +195,7 @@ def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[St
         return Batch(
             images=x,
             teacher_logits=f_t,
-            weights=jnp.ones(x.shape[0]),
+            weights=jnp.ones(x.shape[0], jnp.float32),
             slots=jnp.zeros(batch, jnp.int32),
             hints=hints,
         )
@@ -205,7 +205,7 @@ def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[St
 
 def images(network: Network, state: State, key: Key, count: int, latent_size: int, axis: str | None) -> Array:
     """This device's part of `count` new images; BatchNorm takes their own statistics, as in the generator's steps."""
-    z = parallel.local_rows(jax.random.normal(key, (count, latent_size)), axis)
+    z = parallel.local_rows(jax.random.normal(key, (count, latent_size), jnp.float32), axis)
     return network.train(state.generator.variables, z)[0]
 
 

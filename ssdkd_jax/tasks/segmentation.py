@@ -41,7 +41,7 @@ def make(classes: int, temperature: float, presence: float) -> Task:
     return Task(
         classes=classes,
         targets=targets,
-        target_codes=partial(jax.nn.one_hot, num_classes=classes),
+        target_codes=partial(jax.nn.one_hot, num_classes=classes, dtype=jnp.float32),
         target_loss=partial(target_loss, presence=presence),
         distillation_loss=lambda t, s: _mean(losses.distillation(t, s, temperature)),
         adversarial_loss=lambda t, s: _mean(losses.adversarial(t, s)),
