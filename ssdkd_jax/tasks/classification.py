@@ -50,7 +50,7 @@ def targets(key: Key, asked: Array, n: int) -> Array:
 def metrics(logits: Array, labels: Array) -> Metrics:
     """Accuracy and cross-entropy in nats, each [B]."""
     return {
-        "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
+        "accuracy": (logits.argmax(-1).astype(labels.dtype) == labels).astype(jnp.float32),
         "loss": losses.cross_entropy(logits, labels),
     }
 
