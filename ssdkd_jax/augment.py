@@ -40,7 +40,7 @@ class Mixup:
     def schedule(self, steps: int) -> Callable[[Array], Array] | None:
         """Student step of `steps` -> the share of images to blend; None where that is none."""
         end = self.mixup_until * steps
-        return (lambda step: jnp.where(step < end, self.mixup, 0.0)) if self.mixup else None
+        return (lambda step: jnp.where(step < end, jnp.float32(self.mixup), 0.0)) if self.mixup else None
 
 
 def make(flip: bool, shift: int, crop: int = 0) -> View:
@@ -50,14 +50,14 @@ def make(flip: bool, shift: int, crop: int = 0) -> View:
     """
 
     def view(key: Key, image: Array) -> Array:
-        key_flip, key_shift = jax.random.split(key)
+        key_flip, key_shift, key_crop = jax.random.split(key, 3)
         if flip:
             image = pix.random_flip_left_right(key_flip, image)
         if shift:
             padded = jnp.pad(image, ((shift, shift), (shift, shift), (0, 0)))
             image = pix.random_crop(key_shift, padded, image.shape)
         if crop:
-            image = pix.random_crop(jax.random.fold_in(key_shift, 1), image, (crop, crop, image.shape[-1]))
+            image = pix.random_crop(key_crop, image, (crop, crop, image.shape[-1]))
         return image
 
     return view
@@ -90,8 +90,8 @@ def resized_crop(least: float) -> View:
     def view(key: Key, image: Array) -> Array:
         key_area, key_place, key_flip = jax.random.split(key, 3)
         size = jnp.asarray(image.shape[:2], jnp.float32)
-        zoom = 1.0 / jnp.sqrt(jax.random.uniform(key_area, (), minval=least, maxval=1.0))
-        corner = jax.random.uniform(key_place, (2,)) * size * (zoom - 1.0)
+        zoom = 1.0 / jnp.sqrt(jax.random.uniform(key_area, (), jnp.float32, minval=least, maxval=1.0))
+        corner = jax.random.uniform(key_place, (2,), jnp.float32) * size * (zoom - 1.0)
         part = jax.image.scale_and_translate(
             image, image.shape, (0, 1), jnp.full(2, zoom), -corner, "linear", antialias=False
         )
@@ -100,7 +100,7 @@ def resized_crop(least: float) -> View:
     return view
 
 
-def mixup(key: Key, images: Array, share: float | Array) -> Array:
+def mixup(key: Key, images: Array, share: float | Array) -> tuple[Array, Array]:
     """Some images of a batch blended with others of it: l x + (1 - l) x', l ~ U(0, 1).
 
     Zhang et al. (ICLR 2018), with alpha = 1; that the teacher be asked about the blend is of Beyer et al. (CVPR 2022).
@@ -108,12 +108,15 @@ def mixup(key: Key, images: Array, share: float | Array) -> Array:
     Args:
         images: [B, ...].
         share: the probability of each image to be blended.
+
+    Returns:
+        The images, and which of them stayed as they are: bool [B].
     """
     key_chosen, key_partner, key_amount = jax.random.split(key, 3)
     rows = (len(images), *(1,) * (images.ndim - 1))
-    own = jax.random.uniform(key_amount, rows)
-    own = jnp.where(jax.random.bernoulli(key_chosen, share, rows), own, 1.0)
-    return own * images + (1.0 - own) * jax.random.permutation(key_partner, images)
+    chosen = jax.random.bernoulli(key_chosen, share, rows)
+    own = jnp.where(chosen, jax.random.uniform(key_amount, rows, jnp.float32), 1.0)
+    return own * images + (1.0 - own) * jax.random.permutation(key_partner, images), ~chosen.ravel()
 
 
 def to_float(images: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -115,28 +115,9 @@ def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choi
     with reader.faults:
         method = reader(methods.by_name(config.method.name).Settings)
     reader.refuse_unread(names)
-    reader.faults.extend(disagreements(config, reader.read_fields))
+    reader.faults.extend(checks.disagreements(config, reader.read_fields))
     reader.faults.report()
     return Choices(settings_of_student, hint, method, chosen_task, reader)
-
-
-def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]:
-    """Sentences about the fields of a resolved config that do not fit the devices, the zoo or the method."""
-    faults, values = Faults(), settings.flat(config)
-    trained = () if config.teacher.checkpoint else ("teacher.batch",)
-    for name in ("student.batch", "synthesis.batch", *trained):
-        if name in read_fields and values[name]:
-            with faults:
-                parallel.check_batch(name, values[name])
-    for name in ("teacher.model", "student.model"):
-        with faults:
-            models.by_name(values[name], 2)
-    underived = (name for name in sorted(read_fields - {"synthesis.bn"}) if values[name] is None)
-    faults.extend(
-        f"{name} = None is derived by some methods, and '{config.method.name}' is none of them; give it a value."
-        for name in underived
-    )
-    return faults.sentences
 
 
 def records(config: ConfigDict) -> tuple[type, ...]:

@@ -1,13 +1,36 @@
-"""Whether images, teacher and student fit together; asked before anything is compiled."""
+"""Whether settings, devices, images, teacher and student fit together; asked before anything is compiled."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import jax
 from ml_collections import ConfigDict
 
+from ssdkd_jax import models, settings
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import Faults, InputError
 from ssdkd_jax.models import conformance
 from ssdkd_jax.types import Inputs, Network, Variables
+
+
+def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]:
+    """Sentences about the fields of a resolved config that do not fit the devices, the zoo or the method."""
+    faults, values = Faults(), settings.flat(config)
+    trained = () if config.teacher.checkpoint else ("teacher.batch",)
+    for name in ("student.batch", "synthesis.batch", *trained):
+        if name in read_fields and values[name]:
+            with faults:
+                parallel.check_batch(name, values[name])
+    for name in ("teacher.model", "student.model"):
+        with faults:
+            models.by_name(values[name], 2)
+    underived = (name for name in sorted(read_fields - {"synthesis.bn"}) if values[name] is None)
+    faults.extend(
+        f"{name} = None is derived by some methods, and '{config.method.name}' is none of them; give it a value."
+        for name in underived
+    )
+    return faults.sentences
 
 
 def check(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import models, settings
+from ssdkd_jax.engine import optimization
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key, Network, Variables
 
@@ -101,8 +102,7 @@ def _meta(inner: optax.GradientTransformation, outer: optax.GradientTransformati
     def close(state: GeneratorState, variables: Variables, _: Any, summed: Any) -> GeneratorState:
         params = state.variables["params"]
         grads = gradient(params, variables["params"], summed)
-        updates, opt_state = outer.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
+        params, opt_state = optimization.descend(outer, grads, state.opt_state, params)
         return GeneratorState(variables={**variables, "params": params}, opt_state=opt_state)
 
     return Start(
@@ -159,4 +159,4 @@ def latents(key: Key, codes: Array, size: int, strength: float) -> Array:
         size: Z.
     """
     batch, classes = codes.shape
-    return jax.random.normal(key, (batch, size)).at[:, :classes].add(strength * codes)
+    return jax.random.normal(key, (batch, size), codes.dtype).at[:, :classes].add(strength * codes)

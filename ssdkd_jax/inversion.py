@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import augment, modulation, settings, smoothing, teacher, terms
-from ssdkd_jax.engine import parallel
+from ssdkd_jax.engine import optimization, parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.generator import GeneratorState
 from ssdkd_jax.settings import setting
@@ -68,6 +68,19 @@ class Networks(NamedTuple):
     generator: Network
     teacher: Network
     student: Network
+
+
+class StepKeys(NamedTuple):
+    """The keys of one step: of the next step's, of the views, and of a term that draws something itself."""
+
+    following: Key
+    views: Key
+    term: Key
+
+
+def step_keys(data: Array) -> StepKeys:
+    """The keys of a step from its key data, `Work.key`."""
+    return StepKeys(*jax.random.split(jax.random.wrap_key_data(data), 3))
 
 
 class Auxiliary(NamedTuple):
@@ -145,8 +158,8 @@ def begin(
         rounds=rounds,
         key=jax.random.key_data(key),
         summed=jax.tree.map(jnp.zeros_like, params),
-        best_loss=jnp.array(jnp.inf),
-        best_images=jnp.zeros((z.shape[0], *image_shape)),
+        best_loss=jnp.full((), jnp.inf, jnp.float32),
+        best_images=jnp.zeros((z.shape[0], *image_shape), jnp.float32),
         smoothing=recipe.smoothing.begin(past, rounds),
     )
 
@@ -168,7 +181,7 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
         params: Trained, work: Work, teacher_variables: Variables, student_variables: Variables
     ) -> tuple[Array, Auxiliary]:
         x, variables = networks.generator.train({**work.statistics, "params": params.generator}, params.latents)
-        views = random_views(recipe.view, work.key, x, axis)
+        views = random_views(recipe.view, step_keys(work.key).views, x, axis)
         f_t = teacher.observe(networks.teacher, teacher_variables, views, axis)
         f_s = networks.student.apply(student_variables, views)
         moments, smoothed = recipe.smoothing.smooth(f_t.moments, work.smoothing)
@@ -189,13 +202,9 @@ def make_loss(recipe: Recipe, networks: Networks, task: Task, axis: str | None) 
     return loss
 
 
-def random_views(view: augment.View, key: Array, images: Array, axis: str | None) -> Array:
-    """A random view of each image [B, H, W, D].
-
-    Args:
-        key: key data, the same on all devices.
-    """
-    keys = jax.random.split(jax.random.wrap_key_data(key), images.shape[0] * parallel.device_count(axis))
+def random_views(view: augment.View, key: Key, images: Array, axis: str | None) -> Array:
+    """A random view of each image [B, H, W, D]; the key is the same on all devices."""
+    keys = jax.random.split(key, images.shape[0] * parallel.device_count(axis))
     return jax.vmap(view)(parallel.local_rows(keys, axis), images)
 
 
@@ -209,20 +218,21 @@ def make_step(
         shared = parallel.mean((grads.generator, grads.head, aux.statistics, aux.metrics), axis)
         generator, head, statistics, metrics = shared
         grads = Trained(generator, parallel.local_gradient(grads.latents, axis), head)
-        updates, opt_state = zip(
-            *(tx.update(*parts) for tx, *parts in zip(optimisers, grads, work.opt_state, work.params, strict=True)),
-            strict=True,
-        )
+        parts = zip(optimisers, grads, work.opt_state, work.params, strict=True)
+        params, opt_state = zip(*(optimization.descend(*part) for part in parts), strict=True)
         better = metrics["inversion"] < work.best_loss
+        found = metrics["inversion"], aux.images, aux.smoothing
+        kept = work.best_loss, work.best_images, work.smoothing
+        best_loss, best_images, smoothed = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, kept)
         work = work.replace(
-            params=optax.apply_updates(work.params, Trained(*updates)),
+            params=Trained(*params),
             opt_state=Trained(*opt_state),
             statistics=statistics,
-            key=jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(work.key), 0)),
+            key=jax.random.key_data(step_keys(work.key).following),
             summed=jax.tree.map(jnp.add, work.summed, grads.generator),
-            best_loss=jnp.where(better, metrics["inversion"], work.best_loss),
-            best_images=jnp.where(better, aux.images, work.best_images),
-            smoothing=aux.smoothing,
+            best_loss=best_loss,
+            best_images=best_images,
+            smoothing=smoothed,
         )
         return work, metrics
 

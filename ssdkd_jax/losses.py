@@ -49,7 +49,7 @@ def adversarial(teacher_logits: Array, student_logits: Array) -> Array:
     """
     chex.assert_equal_shape((teacher_logits, student_logits))
     agree = teacher_logits.argmax(-1) == student_logits.argmax(-1)
-    return -1.0 * agree * kl_divergence(teacher_logits, student_logits)
+    return jnp.where(agree, -kl_divergence(teacher_logits, student_logits), 0.0)
 
 
 def widened(x: Array) -> Array:

@@ -77,8 +77,14 @@ def diversity(class_counts: Array, labels: Array) -> Array:
         labels: int [B], the teacher's predictions.
     """
     classes = class_counts.shape[0]
-    share = class_counts / jnp.maximum(class_counts.sum(), 1)
+    share = shares(class_counts)
     return (1.0 - share[labels]) * classes / (classes - 1)
+
+
+def shares(class_counts: Array) -> Array:
+    """n_c / sum n, float32 [C]; zeros for an empty buffer."""
+    counts = class_counts.astype(jnp.float32)
+    return counts / jnp.maximum(counts.sum(), 1.0)
 
 
 def difficulty(confidence: Array, gamma: float) -> Array:
@@ -114,11 +120,12 @@ def ask(class_counts: Array, batch: int) -> Array:
     A class lacks what it is short of the level that all would have, were the batch in and the
     buffer even: max(0, (sum n + B) / C - n_c). A balanced buffer gives 1 / C.
     """
-    lack = jnp.maximum((class_counts.sum() + batch) / class_counts.shape[0] - class_counts, 0.0)
+    counts = class_counts.astype(jnp.float32)
+    lack = jnp.maximum((counts.sum() + batch) / counts.shape[0] - counts, 0.0)
     return lack / lack.sum()
 
 
 def ask_evenly(class_counts: Array, batch: int) -> Array:
     """1 / C for each class: the diversity term switched off."""
     del batch
-    return jnp.full(class_counts.shape[0], 1.0 / class_counts.shape[0])
+    return jnp.full(class_counts.shape[0], 1.0 / class_counts.shape[0], jnp.float32)

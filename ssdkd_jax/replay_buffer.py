@@ -47,7 +47,7 @@ class Index:
         confidence: conf_t, in [0, 1].
         gap: delta, the last measured teacher-student gap, in nats.
         filled: int32, the round in which the slot was filled.
-        drawn: int32, the student step at which it was last drawn (or filled).
+        drawn: int32, the student step at which it was last drawn and its gap measured (or filled).
     """
 
     label: Array
@@ -98,8 +98,8 @@ def init(slots: int, rows: int, example: Rows) -> Buffer:
     zeros = partial(jnp.zeros, slots)
     index = Index(
         label=jnp.full(slots, EMPTY, jnp.int32),
-        confidence=zeros(),
-        gap=zeros(),
+        confidence=zeros(jnp.float32),
+        gap=zeros(jnp.float32),
         filled=zeros(jnp.int32),
         drawn=zeros(jnp.int32),
     )
@@ -110,7 +110,8 @@ def init(slots: int, rows: int, example: Rows) -> Buffer:
 
 def class_counts(index: Index, classes: int) -> Array:
     """n_c: int32 [C], filled slots by the teacher's prediction."""
-    return jnp.bincount(jnp.where(index.occupied, index.label, classes), length=classes + 1)[:classes]
+    counts = jnp.bincount(jnp.where(index.occupied, index.label, classes), length=classes + 1)[:classes]
+    return counts.astype(jnp.int32)
 
 
 def worth(index: Index, phi: Array, epsilon: float, round_index: Array, half_life: float) -> Array:
@@ -123,7 +124,7 @@ def worth(index: Index, phi: Array, epsilon: float, round_index: Array, half_lif
         half_life: in rounds; 0 for no ageing.
     """
     value = phi * (index.gap + epsilon)
-    return value * jnp.exp2((index.filled - round_index) / half_life) if half_life else value
+    return value * jnp.exp2((index.filled - round_index).astype(value.dtype) / half_life) if half_life else value
 
 
 def rank_within_class(label: Array, worth: Array) -> Array:
@@ -131,8 +132,8 @@ def rank_within_class(label: Array, worth: Array) -> Array:
     slots = label.shape[0]
     order = jnp.lexsort((-worth, label))
     sorted_label = label[order]
-    first = jnp.searchsorted(sorted_label, sorted_label, side="left")
-    return jnp.zeros(slots, jnp.int32).at[order].set(jnp.arange(slots) - first)
+    first = jnp.searchsorted(sorted_label, sorted_label, side="left").astype(jnp.int32)
+    return jnp.zeros(slots, jnp.int32).at[order].set(jnp.arange(slots, dtype=jnp.int32) - first)
 
 
 def crowding(index: Index, worth: Array, newcomers: Array, classes: int) -> Array:
@@ -144,7 +145,7 @@ def crowding(index: Index, worth: Array, newcomers: Array, classes: int) -> Arra
         worth: [N].
         newcomers: int [B], the labels that are about to enter.
     """
-    arriving = jnp.bincount(newcomers, length=classes)
+    arriving = jnp.bincount(newcomers, length=classes).astype(jnp.int32)
     return rank_within_class(index.label, worth) + arriving[index.label]
 
 
@@ -153,7 +154,7 @@ def least_worth(index: Index, worth: Array, crowd: Array, count: int) -> Array:
 
     Empty slots come first, then those with the highest crowding, then those worth least.
     """
-    return jnp.lexsort((worth, -crowd, index.occupied))[:count]
+    return jnp.lexsort((worth, -crowd, index.occupied))[:count].astype(jnp.int32)
 
 
 def put(buffer: Buffer, slots: Array, index: Index, rows: Rows, axis: str | None) -> Buffer:
@@ -176,16 +177,17 @@ def take(buffer: Buffer, slots: Array, axis: str | None) -> Rows:
     return jax.tree.map(lambda shard: parallel.take_rows(shard, slots, axis), buffer.shards.rows)
 
 
-def set_gaps(index: Index, slots: Array, gaps: Array, step: Array) -> Index:
+def set_gaps(index: Index, slots: Array, gaps: Array, measured: Array, step: Array) -> Index:
     """Refresh delta of the drawn slots; a slot drawn more than once gets its mean.
 
     Args:
         slots, gaps: [B] over all devices.
+        measured: bool [B], False where a gap is not of the slot's own image; such a row changes nothing.
         step: int [], the student step.
     """
-    chex.assert_equal_shape((slots, gaps))
-    times = jnp.zeros_like(index.gap).at[slots].add(1.0)
-    total = jnp.zeros_like(index.gap).at[slots].add(gaps)
+    chex.assert_equal_shape((slots, gaps, measured))
+    times = jnp.zeros_like(index.gap).at[slots].add(jnp.where(measured, 1.0, 0.0).astype(gaps.dtype))
+    total = jnp.zeros_like(index.gap).at[slots].add(jnp.where(measured, gaps, 0.0))
     gap = jnp.where(times > 0, total / jnp.maximum(times, 1.0), index.gap)
     return index.replace(gap=gap, drawn=jnp.where(times > 0, step, index.drawn))
 
@@ -193,7 +195,7 @@ def set_gaps(index: Index, slots: Array, gaps: Array, step: Array) -> Index:
 def summary(index: Index, classes: int) -> Metrics:
     """How full, how even and how hard the buffer is."""
     counts = class_counts(index, classes)
-    filled = jnp.maximum(index.occupied.sum(), 1)
+    filled = jnp.maximum(index.occupied.sum(), 1).astype(jnp.float32)
     return {
         "filled": filled,
         "smallest_class": counts.min(),

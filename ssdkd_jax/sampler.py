@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import settings
+from ssdkd_jax.engine import optimization
 from ssdkd_jax.replay_buffer import Index
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key
@@ -51,12 +52,12 @@ class Sampler(NamedTuple):
     Attributes:
         init: key -> state.
         logits: (state, index, student step) -> [N], log pi up to a constant, before masking.
-        learn: (state, index before the draw, slots [B], gaps [B], student step) -> state.
+        learn: (state, index before the draw, slots [B], gaps [B], which are measured [B], student step) -> state.
     """
 
     init: Callable[[Key], Any]
     logits: Callable[[Any, Index, Array], Array]
-    learn: Callable[[Any, Index, Array, Array, Array], Any]
+    learn: Callable[[Any, Index, Array, Array, Array, Array], Any]
 
 
 def fixed(logits: Callable[[Index], Array]) -> Sampler:
@@ -99,22 +100,23 @@ def draw(key: Key, log_pi: Array, batch: int) -> Array:
     chex.assert_rank(log_pi, 1)
     key_level, key_order = jax.random.split(key)
     cumulative = jnp.cumsum(jnp.exp(log_pi))
-    levels = (jnp.arange(batch) + jax.random.uniform(key_level, (batch,))) / batch
-    slots = jnp.searchsorted(cumulative, levels * cumulative[-1], side="right")
-    last = log_pi.shape[0] - 1 - jnp.argmax(jnp.isfinite(log_pi)[::-1])
-    return jax.random.permutation(key_order, jnp.minimum(slots, last).astype(jnp.int32))
+    levels = (jnp.arange(batch, dtype=log_pi.dtype) + jax.random.uniform(key_level, (batch,), log_pi.dtype)) / batch
+    slots = jnp.searchsorted(cumulative, levels * cumulative[-1], side="right").astype(jnp.int32)
+    last = log_pi.shape[0] - 1 - jnp.argmax(jnp.isfinite(log_pi)[::-1]).astype(jnp.int32)
+    return jax.random.permutation(key_order, jnp.minimum(slots, last))
 
 
 def importance_weights(log_pi: Array, slots: Array, beta: Array) -> Array:
     """w_i = (N pi(i))^-beta / E_pi[(N pi)^-beta], N the filled slots: [B], of mean 1 under pi.
 
-    The exponent is that of Schaul et al. 2016 (section 3.4). They divide by the largest weight of
-    the buffer instead; one slot that is almost never drawn then shrinks every step. At beta = 1
-    the mean needs no division, and the weighted mean over a draw is the plain mean over the buffer.
+    The exponent is that of Schaul et al. 2016 (section 3.4), the division is ours. They divide by the buffer's largest
+    weight, max_j w_j, so that weights never exceed 1: then a single slot that is almost never drawn has a weight so
+    large that all others, and with them every step, come near 0. Divided by their expectation, the weights leave the
+    size of a step alone. At beta = 1 that is 1, and the weighted mean over a draw is the plain mean over the buffer.
     """
     chex.assert_rank((log_pi, slots), 1)
     occupied = jnp.isfinite(log_pi)
-    log_w = -beta * (log_pi + jnp.log(occupied.sum()))
+    log_w = -beta * (log_pi + jnp.log(occupied.sum().astype(log_pi.dtype)))
     expected = jnp.sum(jnp.where(occupied, jnp.exp(log_pi + log_w), 0.0))
     return jnp.exp(log_w[slots]) / expected
 
@@ -137,14 +139,11 @@ class Policy(nn.Module):
 
 
 def features(index: Index, classes: int, epsilon: float, step: Array) -> Array:
-    """[N, 4]: log delta, conf_t, share of the slot's class, log(1 + steps since last drawn).
-
-    Standardised over the filled slots; 0 on the empty ones.
-    """
+    """[N, 4]: log delta, conf_t, share of its class, log(1 + steps since last drawn); standardised, 0 where empty."""
     occupied = index.occupied
-    filled = jnp.maximum(occupied.sum(), 1)
+    filled = jnp.maximum(occupied.sum(), 1).astype(jnp.float32)
     label = jnp.where(occupied, index.label, classes)
-    share = jnp.bincount(label, length=classes + 1)[label] / filled
+    share = jnp.bincount(label, length=classes + 1)[label].astype(jnp.float32) / filled
     age = jnp.log1p((step - index.drawn).astype(jnp.float32))
     raw = jnp.stack([jnp.log(index.gap + epsilon), index.confidence, share, age], axis=1)
     raw = jnp.where(occupied[:, None], raw, 0.0)
@@ -167,8 +166,9 @@ def policy_gradient(
 ) -> Sampler:
     """pi = softmax(alpha log(delta + eps) + h_psi(features)), trained by REINFORCE (Williams 1992); ours.
 
-    The reward of a draw is the drop of the slot's gap since it was last measured: free, since the
-    distillation step computes the new gap anyway, and it pays for what the student learnt there.
+    The reward of a draw is the drop of the slot's gap since it was last measured: free, since the distillation step
+    computes the new gap anyway, and it pays for what the student learnt there. Rows that are not measured give none,
+    and a batch of such rows teaches nothing.
 
     Args:
         alpha, epsilon: of the priority rule that the policy starts as.
@@ -182,22 +182,23 @@ def policy_gradient(
         return priority_logits(index, alpha, epsilon) + policy.apply(params, features(index, classes, epsilon, step))
 
     def init(key: Key) -> PolicyState:
-        params = policy.init(key, jnp.zeros((1, 4)))
-        return PolicyState(params=params, opt_state=tx.init(params), baseline=jnp.zeros(()))
+        params = policy.init(key, jnp.zeros((1, 4), jnp.float32))
+        return PolicyState(params=params, opt_state=tx.init(params), baseline=jnp.zeros((), jnp.float32))
 
-    def learn(state: PolicyState, index: Index, slots: Array, gaps: Array, step: Array) -> PolicyState:
-        reward = index.gap[slots] - gaps
+    def learn(state: PolicyState, index: Index, slots: Array, gaps: Array, measured: Array, step: Array) -> PolicyState:
+        share = measured.astype(gaps.dtype) / jnp.maximum(measured.sum(), 1).astype(gaps.dtype)
+        reward = jnp.where(measured, index.gap[slots] - gaps, 0.0)
         advantage = reward - state.baseline
-        advantage = advantage / (advantage.std() + 1e-6)
-        grads = jax.grad(reinforce_loss)(
-            state.params, partial(logits_of, index=index, step=step), index.occupied, slots, advantage, entropy
-        )
-        updates, opt_state = tx.update(grads, state.opt_state)
-        return PolicyState(
-            params=optax.apply_updates(state.params, updates),
+        spread = jnp.sqrt(share @ jnp.square(advantage - share @ advantage))
+        logits, advantage = partial(logits_of, index=index, step=step), share * advantage / (spread + 1e-6)
+        grads = jax.grad(reinforce_loss)(state.params, logits, index.occupied, slots, advantage, entropy)
+        params, opt_state = optimization.descend(tx, grads, state.opt_state, state.params)
+        learnt = PolicyState(
+            params=params,
             opt_state=opt_state,
-            baseline=baseline_decay * state.baseline + (1 - baseline_decay) * reward.mean(),
+            baseline=baseline_decay * state.baseline + (1 - baseline_decay) * (share @ reward),
         )
+        return jax.tree.map(lambda new, old: jnp.where(measured.any(), new, old), learnt, state)
 
     return Sampler(init=init, logits=lambda s, index, step: logits_of(s.params, index, step), learn=learn)
 
@@ -205,7 +206,7 @@ def policy_gradient(
 def reinforce_loss(
     params: Any, logits_of: Callable[[Any], Array], occupied: Array, slots: Array, advantage: Array, entropy: float
 ) -> Array:
-    """-mean_b A_b log pi(slot_b) - entropy H(pi), []; its gradient is REINFORCE's estimate.
+    """-sum_b A_b log pi(slot_b) - entropy H(pi), []; with A_b over the number of draws, the gradient is REINFORCE's.
 
     Args:
         logits_of: params -> [N].
@@ -215,7 +216,7 @@ def reinforce_loss(
     log_pi = log_probabilities(logits_of(params), occupied)
     finite = jnp.where(occupied, log_pi, 0.0)
     bonus = -jnp.sum(jnp.where(occupied, jnp.exp(finite) * finite, 0.0))
-    return -jnp.mean(advantage * finite[slots]) - entropy * bonus
+    return -jnp.sum(advantage * finite[slots]) - entropy * bonus
 
 
 SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[type, ...]]] = {  # (maker, what it takes after the classes)

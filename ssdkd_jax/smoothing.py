@@ -41,13 +41,13 @@ class Scratch:
         past: mean and variance [features] at each BatchNorm, averaged over earlier rounds.
         share: [], of the past in what is matched; 0 in the first round.
         stays: [], share of the past in the next round's past; 0 in the first round.
-        last: mean and variance of the last batch of this round.
+        batch: mean and variance of this round's batch, whose images are kept.
     """
 
     past: Statistics
     share: Array
     stays: Array
-    last: Statistics
+    batch: Statistics
 
 
 class Smoothing(NamedTuple):
@@ -91,19 +91,24 @@ def over_rounds(network: Network, image_shape: tuple[int, int, int], share: floa
         )
 
     def begin(past: Statistics, rounds: Array) -> Scratch:
-        return Scratch(past=past, share=jnp.where(rounds > 0, share, 0.0), stays=average(rounds), last=past)
+        return Scratch(past=past, share=after_the_first(rounds, share), stays=average(rounds), batch=past)
 
     return Smoothing(lambda: zeros(network, image_shape), begin, smooth, finish)
 
 
 def exponential(momentum: float) -> Average:
     """The average of Fast-DFKD, from the first round on."""
-    return lambda rounds: jnp.where(rounds > 0, momentum, 0.0)
+    return lambda rounds: after_the_first(rounds, momentum)
 
 
 def of_the_last(held: float) -> Average:
     """The mean over all rounds, and of about the last `held` of them once there are more: those that a buffer holds."""
-    return lambda rounds: 1.0 - 1.0 / jnp.clip(rounds + 1.0, 1.0, max(held, 1.0))
+    return lambda rounds: 1.0 - 1.0 / jnp.clip(rounds.astype(jnp.float32) + 1.0, 1.0, max(held, 1.0))
+
+
+def after_the_first(rounds: Array, share: float) -> Array:
+    """`share`, float32 [], but 0 in the first round."""
+    return jnp.where(rounds > 0, jnp.float32(share), 0.0)
 
 
 def zeros(network: Network, image_shape: tuple[int, int, int]) -> Statistics:
@@ -111,7 +116,7 @@ def zeros(network: Network, image_shape: tuple[int, int, int]) -> Statistics:
 
     def statistics() -> Statistics:
         variables = network.init(jax.random.key(0))
-        moments = teacher.observe(network, variables, jnp.zeros((1, *image_shape))).moments
+        moments = teacher.observe(network, variables, jnp.zeros((1, *image_shape), jnp.float32)).moments
         return [(m.mean, m.var) for m in moments]
 
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(statistics))
@@ -123,12 +128,12 @@ def smooth(moments: Sequence[Moments], scratch: Scratch) -> tuple[list[Moments],
         batch._replace(mean=mixed(mean, batch.mean, scratch.share), var=mixed(var, batch.var, scratch.share))
         for batch, (mean, var) in zip(moments, scratch.past, strict=True)
     ]
-    return smoothed, scratch.replace(last=[(batch.mean, batch.var) for batch in moments])
+    return smoothed, scratch.replace(batch=[(batch.mean, batch.var) for batch in moments])
 
 
 def finish(scratch: Scratch) -> Statistics:
-    """The past of the next round: this round's last batch enters it."""
-    return jax.tree.map(lambda past, last: mixed(past, last, scratch.stays), scratch.past, scratch.last)
+    """The past of the next round: this round's batch enters it."""
+    return jax.tree.map(lambda past, batch: mixed(past, batch, scratch.stays), scratch.past, scratch.batch)
 
 
 def mixed(past: Array, batch: Array, share: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import chex
 import jax
@@ -12,9 +13,9 @@ from ssdkd_jax import settings
 from ssdkd_jax.engine import optimization, parallel
 from ssdkd_jax.hints import Hint
 from ssdkd_jax.settings import setting
-from ssdkd_jax.types import Array, Batch, Metrics, ModelState, Network, Task
+from ssdkd_jax.types import Array, Batch, Key, Metrics, ModelState, Network, Task
 
-Step = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
+Step = Callable[..., tuple[ModelState, Array, Metrics]]
 
 
 @settings.section("student")
@@ -35,20 +36,23 @@ class Settings:
 
 
 def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Step:
-    """(student, batch) -> (student, gaps [B], metrics): one step down mean_b w_b distillation_b + hint.
+    """(student, batch, key=None) -> (student, gaps [B], metrics): one step down mean_b w_b distillation_b + hint.
 
-    `gaps` are the teacher-student gaps delta of the batch before the step, for the sampler.
+    A student with layers that draw, as Dropout, needs the key. `gaps` are the teacher-student gaps delta of the
+    batch before the step, for the sampler.
 
     Raises:
         AssertionError: at a batch whose images, answers and weights are not B each.
     """
 
-    def step(state: ModelState, batch: Batch) -> tuple[ModelState, Array, Metrics]:
+    def step(state: ModelState, batch: Batch, key: Key | None = None) -> tuple[ModelState, Array, Metrics]:
         chex.assert_rank((batch.images, batch.weights), (4, 1))
         chex.assert_equal_shape_prefix((batch.images, batch.teacher_logits, batch.weights), 1)
 
+        run = network.train if key is None else partial(network.train, key=parallel.local_key(key, axis))
+
         def loss(params: dict) -> tuple[Array, tuple]:
-            run, variables = network.train, {**state.variables, "params": params}
+            variables = {**state.variables, "params": params}
             (logits, variables), hints = hint.observe(run, variables, batch.images)
             losses = task.distillation_loss(batch.teacher_logits, logits)
             value = (batch.weights * losses).mean() + hint.loss(batch.hints, hints, batch.weights)

@@ -31,9 +31,8 @@ class Network(NamedTuple):
     Attributes:
         init: key -> variables.
         apply: (variables, inputs) -> outputs, with the running BatchNorm statistics.
-        train: (variables, inputs, key=None) -> (outputs, variables), with the statistics of
-            the batch; the returned variables hold the updated running ones. Layers that draw,
-            as Dropout, take the key; a network without any may leave the argument out.
+        train: (variables, inputs, key=None) -> (outputs, variables with updated running statistics), with those of
+            the batch; layers that draw, as Dropout, take the key.
     """
 
     init: Callable[[Key], Variables]
@@ -68,8 +67,7 @@ class Task(NamedTuple):
         adversarial_loss: (teacher logits, student logits) -> [B], lower where they disagree.
         gap: (teacher logits, student logits) -> [B], the priority delta of an image.
         class_probabilities: logits -> [B, C].
-        metrics: (logits, labels) -> {name: [B, ...]}, to be summed over a set; among them 'loss' [B],
-            which training on labelled images descends.
+        metrics: (logits, labels) -> {name: [B, ...]}, to be summed over a set; training descends their 'loss' [B].
         scores: (their sums, images in the set) -> {name: value}, on the host.
         score: name of the one by which a network is judged.
     """
@@ -118,6 +116,7 @@ class Batch:
         teacher_logits: [B, C] (dense tasks [B, H, W, C]), the teacher's answer to that view.
         weights: [B] importance weights w_i.
         slots: int32 [B], where the images stand in the buffer (all devices'); zeros without one.
+        unblended: bool [B] (all devices'), whether the student's gap on an image is its slot's; None without slots.
         hints: a pytree of [B, ...], the teacher's hints on that view (see hints.py), or None.
     """
 
@@ -125,6 +124,7 @@ class Batch:
     teacher_logits: Array
     weights: Array
     slots: Array
+    unblended: Array | None = None
     hints: Any = None
 
 
@@ -164,10 +164,10 @@ class Work:
         targets: [B], the classes asked for.
         class_counts: [C], n_c of the buffer when the round began.
         rounds: int32 [], syntheses before this one.
-        key: key data, of the views of the next step.
+        key: key data, of the next step; see `inversion.step_keys`.
         summed: gradients of the generator summed over the inner steps.
         best_loss, best_images: the lowest loss [] so far, and the images [B, H, W, D] that had it.
-        smoothing: the matched BatchNorm statistics of methods that smooth them over rounds; () otherwise.
+        smoothing: what `smoothing.Smoothing` knows of the batch of `best_images`; () where it smooths nothing.
     """
 
     params: Trained
@@ -236,7 +236,7 @@ class TrainState:
         method: the method's state (generator, buffer, sampler).
         student: the student in training.
         round: int32 [], rounds completed.
-        key: the seed of the run; every step folds its own number into it.
+        key: key data of the run, as of `keys.of_seed`.
     """
 
     method: Any

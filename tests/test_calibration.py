@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from ssdkd_jax.engine import calibration, loop, parallel
+from ssdkd_jax.engine import calibration, keys, parallel
 from ssdkd_jax.types import Batch, Method
 
 IMAGES = np.random.default_rng(0).uniform(size=(4, tiny.BATCH, *tiny.SHAPE)).astype(np.float32)
@@ -68,7 +68,7 @@ def test_the_images_are_those_of_the_end_of_a_run_which_are_not_blended(teacher_
     one = calibration.make_pass(job.method, job.network, last, None)(
         state.student.variables, state, teacher_variables, 0
     )
-    key = loop.stage_key(state.key, loop.CALIBRATION, 0)
+    key = keys.of_stage(state.key, keys.Stage.CALIBRATION, 0)
     plain = tiny.job(tiny.make_config(views__count=0, student__attention=0.0), teacher_variables, axis=None)
     images = plain.method.sample(state.method, teacher_variables, jnp.int32(0), key).images
     want = job.network.train(state.student.variables, images)[1]["batch_stats"]

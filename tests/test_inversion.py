@@ -138,7 +138,7 @@ def test_teacher_and_student_see_one_view_of_the_images_and_the_images_are_kept_
     plain, viewed = make(modulation.off()), make(modulation.off(), view=reversed_view)
     x, seen = (jax.jit(loss)(work.params, work, teacher, student)[1] for loss in (plain, viewed))
     np.testing.assert_array_equal(x.images, seen.images)
-    keys = jax.random.split(jax.random.wrap_key_data(work.key), 8)
+    keys = jax.random.split(inversion.step_keys(work.key).views, 8)
     views = jnp.stack([reversed_view(key, image) for key, image in zip(keys, x.images, strict=True)])
     p = tiny.softmax(network.apply(teacher, views))
     expected = -np.log(p[np.arange(8), np.asarray(work.targets)]).mean()

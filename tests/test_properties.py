@@ -78,7 +78,7 @@ def test_any_sequence_of_updates_keeps_the_buffer_whole(slots, batch, classes, d
 
 @jax.jit
 def refresh(index, slots, gaps):
-    return replay_buffer.set_gaps(index, slots, gaps, jnp.int32(10))
+    return replay_buffer.set_gaps(index, slots, gaps, jnp.ones(slots.shape, bool), jnp.int32(10))
 
 
 @pytest.mark.parametrize(("slots", "batch", "classes"), SIZES)
@@ -102,7 +102,7 @@ def drawn(name, index, batch, seed, beta):
     state = rule.init(jax.random.key(0))
     log_pi = sampler.log_probabilities(rule.logits(state, index, jnp.int32(9)), index.occupied)
     slots = sampler.draw(jax.random.key(seed), log_pi, batch)
-    learnt = rule.learn(state, index, slots, index.gap[slots], jnp.int32(9))
+    learnt = rule.learn(state, index, slots, index.gap[slots], jnp.ones(slots.shape, bool), jnp.int32(9))
     return log_pi, slots, sampler.importance_weights(log_pi, slots, beta), learnt
 
 

@@ -106,13 +106,27 @@ def test_rank_within_class_counts_the_better_slots_of_the_same_class(rng):
     np.testing.assert_array_equal(replay_buffer.rank_within_class(jnp.asarray(label), jnp.asarray(worth)), expected)
 
 
+ALL_MEASURED = jnp.ones(3, bool)
+
+
 def test_set_gaps_averages_duplicates_and_leaves_the_others():
     index = empty().index.replace(gap=jnp.arange(SLOTS, dtype=jnp.float32), drawn=jnp.full(SLOTS, 3, jnp.int32))
-    out = replay_buffer.set_gaps(index, jnp.array([4, 7, 4]), jnp.array([1.0, 5.0, 2.0]), jnp.int32(9))
+    out = replay_buffer.set_gaps(index, jnp.array([4, 7, 4]), jnp.array([1.0, 5.0, 2.0]), ALL_MEASURED, jnp.int32(9))
     expected = np.arange(SLOTS, dtype=np.float32)
     expected[[4, 7]] = 1.5, 5.0
     np.testing.assert_allclose(out.gap, expected)
     assert [int(out.drawn[i]) for i in (4, 7, 0)] == [9, 9, 3]
+
+
+def test_gaps_that_are_not_of_the_slots_own_image_change_nothing(rng):
+    index = empty().index.replace(gap=jnp.arange(SLOTS, dtype=jnp.float32), drawn=jnp.full(SLOTS, 3, jnp.int32))
+    slots, gaps, measured = rng.integers(0, SLOTS, 40), rng.random(40).astype(np.float32), rng.random(40) < 0.4
+    out = replay_buffer.set_gaps(index, jnp.asarray(slots), jnp.asarray(gaps), jnp.asarray(measured), jnp.int32(9))
+    for slot in range(SLOTS):
+        own = gaps[(slots == slot) & measured]
+        assert float(out.gap[slot]) == pytest.approx(own.mean() if own.size else slot, rel=1e-6)
+        assert int(out.drawn[slot]) == (9 if own.size else 3)
+    assert set(slots[~measured]) - set(slots[measured])
 
 
 def test_take_returns_what_put_stored(rng):

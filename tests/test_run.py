@@ -7,17 +7,20 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax import config, data, presets, settings
+from ssdkd_jax import config, data, hints, presets, settings, student
 from ssdkd_jax.engine import checkpoint as engine_checkpoint
-from ssdkd_jax.engine import preemption
+from ssdkd_jax.engine import optimization, parallel, preemption
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import identity, pipeline, profiling, summary, teacher, yardstick
+from ssdkd_jax.tasks import classification
+from ssdkd_jax.types import Batch
 
 OTHER = tiny.INPUTS._replace(mean=(0.1,), std=(0.9,))  # than the data set's
 SHORT = dict(schedule__rounds=2, schedule__warmup=1, schedule__evaluate_every=1, yardstick_steps=2)
@@ -213,6 +216,30 @@ def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_te
         config = tiny.make_config(method__name=method)
         job = types.SimpleNamespace(method=types.SimpleNamespace(images_made=lambda rounds, steps: 0))
         assert pipeline.amounts(config, job)["buffer_size"] == size
+
+
+def test_a_teacher_and_a_student_with_dropout_are_trained_and_the_run_repeats_itself(dataset, one_device, tmp_path):
+    config = tiny.make_config(teacher__model="tiny:Dropping", student__model="tiny:Dropping", student__attention=0.0)
+    config = tiny.config_fields(config, teacher__epochs=1, teacher__batch=16, student__update_bn=2, **SHORT)
+    students = []
+    for name in ("once", "again"):
+        pipeline.run(config, dataset, tmp_path / name)
+        students.append(saved.load(tmp_path / name / "student", "tiny:Dropping").variables)
+    assert tiny.tree_equal(*students)
+
+
+def test_a_step_with_dropout_follows_its_key_and_the_device(teacher_variables):
+    network, tx = tiny.bound(tiny.Dropping(tiny.CLASSES)), optimization.sgd(0.1, 10, 0.0, 0.1)
+    state = optimization.init(network, tx, jax.random.key(0))
+    x = tiny.images(0)
+    f_t = tiny.teacher_network().apply(teacher_variables, x)
+    batch = Batch(images=x, teacher_logits=f_t, weights=jnp.ones(len(x)), slots=jnp.arange(len(x)))
+    step = student.make_step(network, classification.make(tiny.CLASSES, 4.0), hints.none(), tx, None)
+    losses = [float(step(state, batch, jax.random.key(seed))[2]["distillation"]) for seed in (0, 0, 1)]
+    assert losses[0] == losses[1] != losses[2]
+    data = np.tile(jax.random.key_data(jax.random.key(0)), (jax.local_device_count(), 1))
+    own = jax.pmap(lambda d: jax.random.key_data(parallel.local_key(jax.random.wrap_key_data(d), "d")), axis_name="d")
+    assert len(np.unique(np.asarray(own(data)), axis=0)) == jax.local_device_count()
 
 
 INSIDE = {"least": lambda b: b, "most": lambda b: b, "above": lambda b: b + 1e-6, "below": lambda b: b - 1e-3}

@@ -15,6 +15,7 @@ LABELS = np.array([0, -1, 1, 0, 2, -1])
 FILLED = np.flatnonzero(LABELS >= 0)
 EMPTY = np.flatnonzero(LABELS < 0)
 ALPHA, EPSILON = 0.6, 0.05
+ALL = jnp.ones(16, bool)  # every row is measured
 
 
 def index():
@@ -176,7 +177,7 @@ def test_policy_learns_to_prefer_slots_whose_gap_drops():
     def play(state, key):
         log_pi = sampler.log_probabilities(rule.logits(state, stale, jnp.int32(7)), stale.occupied)
         slots = sampler.draw(key, log_pi, 16)
-        return rule.learn(state, stale, slots, stale.gap[slots] - pay[slots], jnp.int32(7)), jnp.exp(log_pi)
+        return rule.learn(state, stale, slots, stale.gap[slots] - pay[slots], ALL, jnp.int32(7)), jnp.exp(log_pi)
 
     state = rule.init(jax.random.key(0))
     history = []
@@ -187,13 +188,28 @@ def test_policy_learns_to_prefer_slots_whose_gap_drops():
     assert 0.0 < float(state.baseline) < 1.0
 
 
+def test_a_policy_learns_from_measured_rows_alone():
+    rule = RULES["policy_gradient"]
+    learn, state = jax.jit(rule.learn), trained_like(rule.init(jax.random.key(0))).replace(baseline=jnp.float32(0.3))
+    slots, gaps = jnp.array([0, 2, 4, 3, 2]), jnp.array([0.1, 99.0, 1.3, 0.2, -99.0])
+    measured = jnp.array([True, False, True, True, False])
+    found = learn(state, index(), slots, gaps, measured, jnp.int32(9))
+    alone = learn(state, index(), slots[measured], gaps[measured], ALL[:3], jnp.int32(9))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found, alone)
+    reward = np.mean([0.5 - 0.1, 0.7 - 1.3, 0.1 - 0.2])
+    assert float(found.baseline) == pytest.approx(0.9 * 0.3 + 0.1 * reward, rel=1e-5)
+    without = learn(state, index(), slots, gaps, jnp.zeros(5, bool), jnp.int32(9))
+    jax.tree.map(np.testing.assert_array_equal, without, state)
+    assert not np.array_equal(found.params["params"]["Dense_0"]["kernel"], state.params["params"]["Dense_0"]["kernel"])
+
+
 @pytest.mark.parametrize("name", ["uniform", "priority"])
 def test_rules_that_do_not_learn_keep_their_state(name):
     rule = RULES[name]
-    assert rule.learn(rule.init(jax.random.key(0)), index(), jnp.array([0]), jnp.ones(1), jnp.int32(1)) == ()
+    assert rule.learn(rule.init(jax.random.key(0)), index(), jnp.array([0]), jnp.ones(1), ALL[:1], jnp.int32(1)) == ()
 
 
 def test_priority_forgets_a_slot_that_was_fitted():
-    fitted = replay_buffer.set_gaps(index(), jnp.array([2]), jnp.array([0.0]), jnp.int32(8))
+    fitted = replay_buffer.set_gaps(index(), jnp.array([2]), jnp.array([0.0]), ALL[:1], jnp.int32(8))
     logits = sampler.priority_logits(fitted, ALPHA, EPSILON)
     assert int(jnp.argmax(jnp.where(index().occupied, logits, -jnp.inf))) == 4

@@ -73,15 +73,16 @@ def test_the_best_match_makes_up_for_the_error_of_the_past():
     assert float(losses.batch_norm_match([batch])) > 1.0
 
 
-def test_a_round_remembers_what_the_teacher_saw_last(teacher_variables):
-    cfg = tiny.make_config(synthesis__flip=False, synthesis__shift=0, synthesis__bn_past=M)
+def test_a_round_remembers_what_the_teacher_saw_of_the_images_that_are_kept(teacher_variables):
+    views, fast = {"synthesis__flip": False, "synthesis__shift": 0}, {"synthesis__lr_generator": 1.0}
+    cfg = tiny.make_config(synthesis__bn_past=M, **views, **fast)
     job = tiny.build.job(cfg, tiny.INPUTS, tiny.teacher_network(), teacher_variables, axis=None)
     state, synthesis = tiny.first_state(job), job.method.synthesis
     held = tiny.SLOTS / tiny.BATCH
     begin, step, loss, finish = (
         jax.jit(f) for f in (synthesis.begin, synthesis.step, synthesis.loss, synthesis.finish)
     )
-    method, student, past = state.method, state.student, np.zeros((2, 6))
+    method, student, past, overshot = state.method, state.student, np.zeros((2, 6)), 0
     for number in range(3):
         key = jax.random.key(number)
         work = begin(method, key)
@@ -92,9 +93,12 @@ def test_a_round_remembers_what_the_teacher_saw_last(teacher_variables):
         stats = teacher_variables["batch_stats"]["BatchNorm_0"]
         missed = share * past + (1 - share) * seen - np.stack([stats["mean"], stats["var"]])
         assert float(metrics["bn"]) == pytest.approx(np.linalg.norm(missed, axis=-1).sum(), rel=1e-4)
-        past += (seen - past) / min(number + 1, held)
+        kept = teacher_sees(teacher_variables, work.best_images)
+        overshot += not np.allclose(kept, seen, rtol=1e-2)
+        past += (kept - past) / min(number + 1, held)
         method, _ = finish(work, method, teacher_variables, student, key)
         np.testing.assert_allclose(np.stack(method.past[0]), past, rtol=1e-4, atol=1e-5)
+    assert overshot
 
 
 def teacher_sees(variables, images):

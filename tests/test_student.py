@@ -7,7 +7,7 @@ import optax
 import pytest
 import tiny
 
-from ssdkd_jax import build, hints, replay_buffer, student
+from ssdkd_jax import hints, replay_buffer, student
 from ssdkd_jax.engine import loop, optimization
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
@@ -128,27 +128,22 @@ def test_without_a_cache_the_teacher_answers_in_the_loop(single):
     assert changed > 3 * tiny.BATCH
 
 
-def test_mixup_blends_a_share_of_the_images_and_asks_the_teacher_about_the_blends(teacher_variables):
-    def batch(share, step):
-        config = tiny.make_config(views__count=0, views__mixup=share, views__mixup_until=0.5)
-        assert build.student_steps(config) == 6
-        job = tiny.job(config, teacher_variables, axis=None)
-        state = tiny.synthesize(job, tiny.first_state(job), teacher_variables)
-        return jax.jit(job.method.sample)(state.method, teacher_variables, jnp.int32(step), jax.random.key(0))
-
-    plain, blended = batch(0.0, 2), batch(0.75, 2)
-    np.testing.assert_array_equal(batch(0.75, 3).images, batch(0.0, 3).images)
-    np.testing.assert_array_equal(plain.slots, blended.slots)
-    check_answers([blended], teacher_variables)
-    before, after = (np.asarray(b.images, np.float64).reshape(len(b.images), -1) for b in (plain, blended))
-    changed = np.abs(after - before).max(1) > 1e-6
-    assert 0 < changed.sum() < len(before)
-    for own, mixed in zip(before[changed], after[changed], strict=True):
-        others = np.array([x for x in before if (x != own).any()])
-        share = ((own - others) * (mixed - others)).sum(1) / ((own - others) ** 2).sum(1)
-        left = np.abs(others + share[:, None] * (own - others) - mixed).max(1)
-        assert left.min() < 1e-6
-        assert 0 <= share[left.argmin()] <= 1
+def test_a_slot_is_filled_with_the_gap_that_the_distillation_step_measures(single):
+    job, state, _ = single
+    index, rows = state.method.buffer.index, state.method.buffer.shards.rows
+    filled = np.flatnonzero(index.occupied)
+    assert len(filled) == tiny.BATCH  # the newcomers of one round: the batch over which BatchNorm took its statistics
+    batch = Batch(
+        images=rows.images[filled] / np.float32(255),
+        teacher_logits=rows.logits[filled, 0],
+        weights=jnp.ones(tiny.BATCH),
+        slots=jnp.asarray(filled),
+        hints=rows.hints[filled, 0],
+    )
+    _, gaps, _ = jax.jit(job.step)(state.student, batch)
+    np.testing.assert_allclose(index.gap[filled], gaps, rtol=1e-4)
+    eval_mode = tiny.kl(batch.teacher_logits, job.network.apply(state.student.variables, batch.images))
+    assert not np.allclose(eval_mode, gaps, rtol=0.05)
 
 
 @pytest.mark.parametrize("views", [3, 0])
@@ -197,8 +192,7 @@ def test_what_is_stored_of_a_newcomer_is_the_teachers_view_of_the_stored_image(s
     filled = np.flatnonzero(np.asarray(index.occupied))
     assert len(filled) == tiny.BATCH
     x = jnp.asarray(np.asarray(rows.images)[filled] / np.float32(255))
-    answer = jax.jit(tiny.teacher_network().apply)
-    f_t, f_s = answer(teacher, x), answer(state.student.variables, x)
+    f_t, (f_s, _) = tiny.teacher_network().apply(teacher, x), tiny.teacher_network().train(state.student.variables, x)
     p = tiny.softmax(f_t)
     np.testing.assert_array_equal(np.asarray(index.label)[filled], p.argmax(-1))
     np.testing.assert_allclose(np.asarray(index.confidence)[filled], p.max(-1), rtol=1e-4)

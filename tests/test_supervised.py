@@ -26,9 +26,21 @@ def rates(lr, steps, warmup):
 
 
 def test_learning_rate_rises_linearly_and_falls_as_a_cosine():
-    expected = [0.4 * i / 5 for i in range(5)]
-    expected += [0.4 * 0.5 * (1 + np.cos(np.pi * i / 15)) for i in range(15)]
+    expected = [0.4 * i / 5 for i in (1, 2, 3, 4, 5)]
+    expected += [0.4 * 0.5 * (1 + np.cos(np.pi * i / 16)) for i in range(1, 16)]
     np.testing.assert_allclose(rates(0.4, 20, 0.25), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 17])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5, 0.99])
+def test_no_step_of_a_run_is_wasted(steps, warmup):
+    found, peak = rates(0.3, steps, warmup), max(1, int(warmup * steps)) - 1
+    assert len(found) == steps
+    assert found.min() > 1e-4
+    assert found[peak] == pytest.approx(0.3, rel=1e-6)
+    assert found[0] == pytest.approx(0.3 / (peak + 1), rel=1e-6)
+    assert (np.diff(found[: peak + 1]) > 0).all()
+    assert (np.diff(found[peak:]) < 0).all()
 
 
 def test_weight_decay_is_added_to_the_gradient_before_momentum():
@@ -38,7 +50,7 @@ def test_weight_decay_is_added_to_the_gradient_before_momentum():
     for number in range(4):
         updates, state = tx.update({"w": jnp.array(0.3)}, state, params)
         params = optax.apply_updates(params, updates)
-        lr = 0.0 if number == 0 else 0.5 * 0.5 * (1 + np.cos(np.pi * (number - 1) / 99))
+        lr = 0.5 * 0.5 * (1 + np.cos(np.pi * number / 100))
         gradient = 0.3 + 0.1 * w
         trace = gradient + 0.9 * trace
         w -= lr * (gradient + 0.9 * trace)

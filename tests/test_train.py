@@ -180,16 +180,6 @@ def test_weights_that_overflow_in_the_last_step_of_a_round_are_not_saved(compile
     assert not saved
 
 
-def test_stages_and_steps_have_keys_of_their_own():
-    key = jax.random.key_data(jax.random.key(0))
-    drawn = {
-        np.asarray(jax.random.key_data(loop.stage_key(key, stage, step))).tobytes()
-        for stage in (loop.SYNTHESIS, loop.DISTILLATION, loop.METHOD, loop.STUDENT)
-        for step in range(5)
-    }
-    assert len(drawn) == 20
-
-
 def test_the_callers_state_survives_a_run_from_the_host(compiled, undisturbed):
     assert int(compiled[2].round) == 0
     assert np.isfinite(compiled[2].student.variables["params"]["Dense_0"]["kernel"]).all()

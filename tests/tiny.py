@@ -44,6 +44,17 @@ class Linear(nn.Module):
         return nn.Dense(self.classes, use_bias=False)(images.reshape(images.shape[0], -1))
 
 
+class Dropping(nn.Module):
+    """A user's own classifier with Dropout."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dropout(0.5, deterministic=not train)(nn.Conv(6, (3, 3), strides=(2, 2))(images))
+        return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))
+
+
 class Faulty(nn.Module):
     """A user's own classifier with a fault of its own."""
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax.engine import loop, parallel
+from ssdkd_jax.engine import keys, parallel
 from ssdkd_jax.types import Array, Method, Network, TrainState, Variables
 
 
@@ -26,9 +26,9 @@ def make_pass(
     """
 
     def run(variables: Variables, state: TrainState, teacher: Variables, index: Array) -> Variables:
-        key = loop.stage_key(state.key, loop.CALIBRATION, index)
+        key, key_layers = jax.random.split(keys.of_stage(state.key, keys.Stage.CALIBRATION, index))
         batch = method.sample(state.method, teacher, jnp.int32(last), key)
-        _, renewed = network.train(variables, batch.images)
+        _, renewed = network.train(variables, batch.images, parallel.local_key(key_layers, axis))
         statistics = {name: value for name, value in renewed.items() if name != "params"}
         return {**parallel.mean(statistics, axis), "params": variables["params"]}
 

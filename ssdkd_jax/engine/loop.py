@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax.engine import dispatch, guard, optimization, parallel
+from ssdkd_jax.engine import dispatch, guard, keys, optimization, parallel
+from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
-SYNTHESIS, DISTILLATION, METHOD, STUDENT, CALIBRATION = range(5)
 INVERSION, DISTILLING = "inversion", "distillation"
-StudentStep = Callable[[ModelState, Batch], tuple[ModelState, Array, Metrics]]
+StudentStep = Callable[[ModelState, Batch, Key], tuple[ModelState, Array, Metrics]]
 RoundStep = Callable[[TrainState, Variables], tuple[TrainState, Metrics]]
 Clock = Callable[[str], AbstractContextManager]
 Stop = Callable[[], bool]
@@ -85,25 +85,20 @@ class Programs(NamedTuple):
 
 def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
     """The state before the first round, on the host side: not yet placed on devices."""
-    key = jax.random.key_data(jax.random.key(seed))
+    key = keys.of_seed(seed)
     return TrainState(
-        method=method.init(stage_key(key, METHOD)),
-        student=optimization.init(network, tx, stage_key(key, STUDENT)),
+        method=method.init(keys.of_stage(key, Stage.METHOD_INIT)),
+        student=optimization.init(network, tx, keys.of_stage(key, Stage.STUDENT_INIT)),
         round=jnp.zeros((), jnp.int32),
         key=key,
     )
-
-
-def stage_key(key: Array, stage: int, step: Array | int = 0) -> Key:
-    """The key of step `step` of a stage: resuming needs no other random state."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(key), stage), step)
 
 
 def begin(method: Method) -> Callable[[TrainState], Any]:
     """state -> work."""
 
     def run(state: TrainState) -> Any:
-        return method.synthesis.begin(state.method, stage_key(state.key, SYNTHESIS, 2 * state.round))
+        return method.synthesis.begin(state.method, keys.of_stage(state.key, Stage.SYNTHESIS, state.round))
 
     return run
 
@@ -112,7 +107,7 @@ def finish(method: Method) -> Callable[[TrainState, Any, Variables], tuple[Train
     """(state, work, teacher variables) -> (state, metrics)."""
 
     def run(state: TrainState, work: Any, teacher: Variables) -> tuple[TrainState, Metrics]:
-        key = stage_key(state.key, SYNTHESIS, 2 * state.round + 1)
+        key = keys.of_stage(state.key, Stage.STORAGE, state.round)
         method_state, metrics = method.synthesis.finish(work, state.method, teacher, state.student, key)
         return state.replace(method=method_state, round=state.round + 1), metrics
 
@@ -124,8 +119,9 @@ def distill(method: Method, student_step: StudentStep) -> RoundStep:
 
     def run(state: TrainState, teacher: Variables) -> tuple[TrainState, Metrics]:
         step = state.student.step
-        batch = method.sample(state.method, teacher, step, stage_key(state.key, DISTILLATION, step))
-        student, gaps, metrics = student_step(state.student, batch)
+        batch = method.sample(state.method, teacher, step, keys.of_stage(state.key, Stage.DISTILLATION, step))
+        key = keys.of_stage(state.key, Stage.LAYERS, step)
+        student, gaps, metrics = student_step(state.student, batch, key)
         method_state = method.feedback(state.method, batch, gaps, step)
         return state.replace(method=method_state, student=student), metrics
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssdkd_jax.engine import hosts
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Array, Sharded, named_leaves
+from ssdkd_jax.types import Array, Key, Sharded, named_leaves
 
 AXIS = "devices"
 
@@ -52,6 +52,11 @@ def local_rows(x: Array, axis: str | None) -> Array:
 def all_rows(x: Array, axis: str | None) -> Array:
     """The inverse of `local_rows`: the rows of all devices, on each of them."""
     return x if axis is None else lax.all_gather(x, axis, tiled=True)
+
+
+def local_key(key: Key, axis: str | None) -> Key:
+    """A key of this device alone, for layers that draw, as Dropout: eight devices draw other numbers than one."""
+    return key if axis is None else jax.random.fold_in(key, lax.axis_index(axis))
 
 
 def local_gradient(grads: Any, axis: str | None) -> Any:

@@ -46,12 +46,15 @@ def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) ->
     def step(state: ModelState, images: Array, labels: Array, order: Array, key: Key) -> tuple[ModelState, Metrics]:
         index = state.step % (order.shape[0] // recipe.batch)
         rows = parallel.local_rows(jax.lax.dynamic_slice_in_dim(order, index * recipe.batch, recipe.batch), axis)
-        keys = parallel.local_rows(jax.random.split(jax.random.fold_in(key, state.step), recipe.batch), axis)
+        key_views, key_layers = jax.random.split(jax.random.fold_in(key, state.step))
+        keys = parallel.local_rows(jax.random.split(key_views, recipe.batch), axis)
         view = augment.with_labels(recipe.view)
         x, y = jax.vmap(view)(keys, augment.to_float(images[rows]), labels[rows])
 
         def loss(params: dict) -> tuple[Array, tuple]:
-            logits, variables = network.train({**state.variables, "params": params}, x)
+            logits, variables = network.train(
+                {**state.variables, "params": params}, x, parallel.local_key(key_layers, axis)
+            )
             metrics = task.metrics(logits, y)
             return metrics["loss"].mean(), (variables, {name: value.sum(0) for name, value in metrics.items()})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ssdkd_jax import augment, inversion, modulation, replay_buffer, sampler, smoothing, teacher, terms
@@ -74,7 +75,7 @@ def make(
     pieces = pool.Pieces(
         generator=network,
         start=start,
-        latents=lambda key, targets: jax.random.normal(key, (recipe.batch, *latent_shape)),
+        latents=lambda key, targets: jax.random.normal(key, (recipe.batch, *latent_shape), jnp.float32),
         recipe=recipe,
         slots=problem.rounds * recipe.batch if slots is None else slots,
         eviction=NO_EVICTION,

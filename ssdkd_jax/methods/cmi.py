@@ -115,8 +115,8 @@ def make(s: Settings, problem: Problem) -> Method:
 
     def init(key: Key) -> State:
         key_pool, key_head = jax.random.split(key)
-        params = head.init(key_head, jnp.zeros((1, features)))["params"]
-        memory = Memory(features=jnp.zeros((slots, features)), entered=jnp.zeros((), jnp.int32))
+        params = head.init(key_head, jnp.zeros((1, features), jnp.float32))["params"]
+        memory = Memory(features=jnp.zeros((slots, features), jnp.float32), entered=jnp.zeros((), jnp.int32))
         head_opt_state = optimisers.head.init(params)
         return State(**base.init(key_pool), head=params, head_opt_state=head_opt_state, memory=memory)
 
@@ -139,7 +139,7 @@ def contrastive_synthesis(
         work = base.begin(state.replace(generator=start.init(network.init(key_generator))), key_pool)
         memory = state.memory
         filled = jnp.minimum(memory.entered, memory.features.shape[0])
-        rows = jax.random.randint(key_negatives, (drawn,), 0, jnp.maximum(filled, 1))
+        rows = jax.random.randint(key_negatives, (drawn,), 0, jnp.maximum(filled, 1), jnp.int32)
         work = work.replace(
             params=work.params._replace(head=state.head), opt_state=work.opt_state._replace(head=state.head_opt_state)
         )
@@ -159,7 +159,7 @@ def contrastive_synthesis(
 
 def remember(memory: Memory, features: Array) -> Memory:
     """The features [B, F] in the memory, over the oldest once it is full."""
-    slots = (memory.entered + jnp.arange(features.shape[0])) % memory.features.shape[0]
+    slots = (memory.entered + jnp.arange(features.shape[0], dtype=jnp.int32)) % memory.features.shape[0]
     return Memory(
         features=memory.features.at[slots].set(features), entered=memory.entered + jnp.int32(features.shape[0])
     )
@@ -193,8 +193,7 @@ def local_views(view: augment.View, key: Array, images: Array, axis: str | None)
     Args:
         key: key data of the step, the same on all devices.
     """
-    second = jax.random.fold_in(jax.random.wrap_key_data(key), 1)
-    return inversion.random_views(view, jax.random.key_data(second), images, axis)
+    return inversion.random_views(view, inversion.step_keys(key).term, images, axis)
 
 
 def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
@@ -205,7 +204,7 @@ def feature_count(network: Network, image_shape: tuple[int, int, int]) -> int:
     """
 
     def inputs(key: Key) -> list[Array]:
-        return teacher.observe(network, network.init(key), jnp.zeros((1, *image_shape))).norm_inputs
+        return teacher.observe(network, network.init(key), jnp.zeros((1, *image_shape), jnp.float32)).norm_inputs
 
     count = sum(x.shape[-1] for x in jax.eval_shape(inputs, jax.random.key(0)))
     if not count:

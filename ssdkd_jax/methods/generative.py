@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import chex
@@ -21,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, terms
+from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, teacher, terms
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError, gathered
 from ssdkd_jax.methods import LOGITS, Problem, peer_losses
@@ -130,9 +131,9 @@ def make_synthesis(
             recipe,
             state.generator,
             start.open(state.generator),
-            jax.random.normal(key_z, (recipe.batch, latent)),
+            jax.random.normal(key_z, (recipe.batch, latent), jnp.float32),
             jnp.zeros(recipe.batch, jnp.int32),
-            jnp.zeros(problem.task.classes),
+            jnp.zeros(problem.task.classes, jnp.int32),
             state.round,
             recipe.smoothing.init(),
             key_views,
@@ -152,8 +153,14 @@ def make_synthesis(
 
 
 def loss_terms(s: Settings, divergence: Callable[[Array, Array], Array], problem: Problem) -> list[terms.Term]:
-    """The five terms; the class target is the teacher's own argmax."""
+    """The five terms; the class target is the teacher's own argmax.
+
+    Raises:
+        InputError: where a term asks for layers that the teacher has not.
+    """
     task, weights = problem.task, s.weights.allowed(problem.has_batch_norm)
+    if s.game.activation:
+        jax.eval_shape(partial(dense_features, problem), jax.random.key(0))
 
     def certainty(o: terms.Observation) -> Array:
         return task.target_loss(o.teacher.logits, task.class_probabilities(o.teacher.logits).argmax(-1))
@@ -170,6 +177,12 @@ def loss_terms(s: Settings, divergence: Callable[[Array, Array], Array], problem
             "activation", s.game.activation, lambda o: peer_losses.activation(last_features(o.teacher.dense_inputs))
         ),
     ]
+
+
+def dense_features(problem: Problem, key: Key) -> Array:
+    """`last_features` of a teacher with fresh weights, for an image."""
+    image = jnp.zeros((1, *problem.inputs.image_shape), jnp.float32)
+    return last_features(teacher.observe(problem.teacher, problem.teacher.init(key), image).dense_inputs)
 
 
 def last_features(features: Sequence[Array]) -> Array:
@@ -198,7 +211,7 @@ def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[St
         return Batch(
             images=x,
             teacher_logits=f_t,
-            weights=jnp.ones(x.shape[0]),
+            weights=jnp.ones(x.shape[0], jnp.float32),
             slots=jnp.zeros(batch, jnp.int32),
             hints=hints,
         )
@@ -208,7 +221,7 @@ def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[St
 
 def images(network: Network, state: State, key: Key, count: int, latent_size: int, axis: str | None) -> Array:
     """This device's part of `count` new images; BatchNorm takes their own statistics, as in the generator's steps."""
-    z = parallel.local_rows(jax.random.normal(key, (count, latent_size)), axis)
+    z = parallel.local_rows(jax.random.normal(key, (count, latent_size), jnp.float32), axis)
     return network.train(state.generator.variables, z)[0]
 
 

@@ -96,7 +96,7 @@ def make_preview(problem: Problem) -> Callable[[pool.State, Variables, Key], Pre
 
     def preview(state: pool.State, teacher_variables: Variables, key: Key) -> Preview:
         count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
-        slots = jax.random.randint(key, (count,), 0, state.buffer.index.label.shape[0])
+        slots = jax.random.randint(key, (count,), 0, state.buffer.index.label.shape[0], jnp.int32)
         images = replay_buffer.take(state.buffer, slots, axis).images
         logits = problem.teacher.apply(teacher_variables, augment.to_float(images))
         probabilities = problem.task.class_probabilities(logits)

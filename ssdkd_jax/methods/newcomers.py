@@ -34,7 +34,8 @@ class Views(NamedTuple):
 def make_describe(views: Views, problem: Problem) -> Callable[..., tuple[Index, Rows]]:
     """(images, round, teacher variables, student, key) -> newcomers as they will stand in the buffer.
 
-    That is their index over all devices, and the rows of this one.
+    That is their index over all devices, and the rows of this one. Their gap is of the student in training mode, as
+    the distillation step measures it: by its running statistics, which trail, gaps would be of another size.
     """
     task, axis = problem.task, problem.axis
 
@@ -43,9 +44,12 @@ def make_describe(views: Views, problem: Problem) -> Callable[..., tuple[Index, 
     ) -> tuple[Index, Rows]:
         stored = augment.to_uint8(images)
         x = augment.to_float(stored)
-        seeds = parallel.local_rows(jax.random.bits(key, (images.shape[0] * parallel.device_count(axis),)), axis)
+        key_seeds, key_layers = jax.random.split(key)
+        seeds = jax.random.bits(key_seeds, (images.shape[0] * parallel.device_count(axis),))
+        seeds = parallel.local_rows(seeds, axis)
         answers = view_answers(views, problem, teacher_variables, seeds, stored)
-        f_t, f_s = answers[0][:, 0], problem.student.apply(student.variables, x)
+        f_t = answers[0][:, 0]
+        f_s, _ = problem.student.train(student.variables, x, parallel.local_key(key_layers, axis))
         probabilities = task.class_probabilities(f_t)
         local = (probabilities.argmax(-1), probabilities.max(-1), task.gap(f_t, f_s))
         label, confidence, gap = (parallel.all_rows(value, axis) for value in local)

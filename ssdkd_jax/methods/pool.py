@@ -156,12 +156,13 @@ def make_sample(p: Pieces, problem: Problem) -> Callable[[State, Variables, Arra
         logits = p.sampler.logits(state.sampler, index, student_step)
         log_pi = sampler.log_probabilities(logits, index.occupied)
         slots = sampler.draw(key_slots, log_pi, batch)
-        weights = sampler.importance_weights(log_pi, slots, p.beta(student_step))
+        weights = sampler.importance_weights(log_pi, slots, jnp.asarray(p.beta(student_step), jnp.float32))
         rows = replay_buffer.take(state.buffer, slots, axis)
-        view_indices = parallel.local_rows(jax.random.randint(key_views, (batch,), 0, cached or 2**16), axis)
+        view_indices = parallel.local_rows(jax.random.randint(key_views, (batch,), 0, cached or 2**16, jnp.int32), axis)
         x = teacher.seeds_to_views(view, rows.seeds, view_indices, augment.to_float(rows.images))
+        unblended = jnp.ones(batch, bool)
         if mixup:
-            x = augment.mixup(key_mixup, parallel.all_rows(x, axis), mixup(student_step))
+            x, unblended = augment.mixup(key_mixup, parallel.all_rows(x, axis), mixup(student_step))
             x = parallel.local_rows(x, axis)
         if cached:
             answers = rows.logits, rows.hints
@@ -169,18 +170,21 @@ def make_sample(p: Pieces, problem: Problem) -> Callable[[State, Variables, Arra
         else:
             f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, x)
         weights = parallel.local_rows(weights, axis)
-        return Batch(images=x, teacher_logits=f_t, weights=weights, slots=slots, hints=hints)
+        return Batch(images=x, teacher_logits=f_t, weights=weights, slots=slots, unblended=unblended, hints=hints)
 
     return sample
 
 
 def make_feedback(p: Pieces, axis: str | None) -> Callable[[State, Batch, Array, Array], State]:
-    """(state, batch, gaps [B], student step) -> state: the sampler learns, and the gaps are refreshed."""
+    """(state, batch, gaps [B], student step) -> state: the sampler learns, and gaps are refreshed.
+
+    A blend tells nothing of either image's gap, so that both leave it out.
+    """
 
     def feedback(state: State, batch: Batch, gaps: Array, student_step: Array) -> State:
         gaps, index = parallel.all_rows(gaps, axis), state.buffer.index
-        learnt = p.sampler.learn(state.sampler, index, batch.slots, gaps, student_step)
-        index = replay_buffer.set_gaps(index, batch.slots, gaps, student_step)
+        learnt = p.sampler.learn(state.sampler, index, batch.slots, gaps, batch.unblended, student_step)
+        index = replay_buffer.set_gaps(index, batch.slots, gaps, batch.unblended, student_step)
         return state.replace(sampler=learnt, buffer=state.buffer.replace(index=index))
 
     return feedback

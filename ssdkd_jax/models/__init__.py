@@ -121,7 +121,7 @@ def bind(
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
     def init(key: Key) -> Variables:
-        return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape)), False))(key)
+        return jax.jit(lambda k: module.init(k, jnp.zeros((1, *input_shape), jnp.float32), False))(key)
 
     def narrow(x: Array) -> Array:
         return x if compute == "float32" else x.astype(compute)

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
-from ssdkd_jax.engine import files, hosts, parallel
+from ssdkd_jax.engine import files, hosts, keys, parallel
 from ssdkd_jax.report import masks, plots
 from ssdkd_jax.types import Network, Preview, Sharded, TrainState, Variables
 
@@ -22,13 +22,11 @@ if TYPE_CHECKING:
 
 def previewer(job: build.Job, teacher: Variables) -> Callable[[TrainState], Preview]:
     """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
-    program = parallel.pmap(
-        lambda state, teacher, key: job.method.preview(state, teacher, jax.random.wrap_key_data(key))
-    )
-    key = parallel.to_devices(jax.random.key_data(jax.random.key(0)))
+    key = keys.of_stage(keys.of_seed(0), keys.Stage.PREVIEW)
+    program = parallel.pmap(lambda state, teacher: job.method.preview(state, teacher, key))
 
     def preview(state: TrainState) -> Preview:
-        rows = parallel.to_host(Sharded(rows=program(state.method, teacher, key))).rows
+        rows = parallel.to_host(Sharded(rows=program(state.method, teacher))).rows
         return jax.tree.map(lambda x: x[rows.label >= 0], rows)
 
     return preview

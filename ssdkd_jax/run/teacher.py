@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
-from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import evaluation, identity
@@ -119,7 +120,8 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
     images, labels = dataset.train_images, dataset.train_labels
     recipe = build.teacher_recipe(config, len(images))
     epoch_steps = max(1, len(images) // recipe.batch)
-    key_init, key_fit = jax.random.split(jax.random.key(config.seed))
+    key = keys.of_seed(config.seed)
+    key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.TEACHER_INIT, Stage.TEACHER_TRAINING))
     folder = workdir / "teacher_training"
     state = parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(folder, state) or (0, state, {})

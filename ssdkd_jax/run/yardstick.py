@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build
-from ssdkd_jax.engine import dispatch, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption, supervised
+from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.run import evaluation
 from ssdkd_jax.types import Inputs
 
@@ -33,7 +33,8 @@ def train(config: ConfigDict, dataset: Dataset, inputs: Inputs, stop: Callable[[
     task = build.task(config, inputs.classes)
     network = build.network(config.student.model, inputs, compute=config.compute)
     recipe = build.yardstick_recipe(config)
-    key_init, key_fit = jax.random.split(jax.random.key(config.seed))
+    key = keys.of_seed(config.seed)
+    key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.YARDSTICK_INIT, Stage.YARDSTICK_TRAINING))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
     rows = np.resize(subset, config.yardstick_steps * recipe.batch)
     images, labels = dataset.train_images[rows], dataset.train_labels[rows]

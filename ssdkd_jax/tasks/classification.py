@@ -21,7 +21,7 @@ def make(classes: int, temperature: float) -> Task:
     return Task(
         classes=classes,
         targets=targets,
-        target_codes=partial(jax.nn.one_hot, num_classes=classes),
+        target_codes=partial(jax.nn.one_hot, num_classes=classes, dtype=jnp.float32),
         target_loss=losses.cross_entropy,
         distillation_loss=partial(losses.distillation, temperature=temperature),
         adversarial_loss=losses.adversarial,
@@ -42,7 +42,7 @@ def targets(key: Key, asked: Array, n: int) -> Array:
         asked: [C], probabilities that sum to 1.
     """
     key_offset, key_order = jax.random.split(key)
-    levels = (jnp.arange(n) + jax.random.uniform(key_offset)) / n
+    levels = (jnp.arange(n, dtype=asked.dtype) + jax.random.uniform(key_offset, (), asked.dtype)) / n
     labels = jnp.searchsorted(jnp.cumsum(asked), levels, side="right")
     return jax.random.permutation(key_order, jnp.minimum(labels, asked.shape[0] - 1).astype(jnp.int32))
 
@@ -50,7 +50,7 @@ def targets(key: Key, asked: Array, n: int) -> Array:
 def metrics(logits: Array, labels: Array) -> Metrics:
     """Accuracy and cross-entropy in nats, each [B]."""
     return {
-        "accuracy": (logits.argmax(-1) == labels).astype(jnp.float32),
+        "accuracy": (logits.argmax(-1).astype(labels.dtype) == labels).astype(jnp.float32),
         "loss": losses.cross_entropy(logits, labels),
     }
 

@@ -41,7 +41,7 @@ def make(classes: int, temperature: float, presence: float) -> Task:
     return Task(
         classes=classes,
         targets=targets,
-        target_codes=partial(jax.nn.one_hot, num_classes=classes),
+        target_codes=partial(jax.nn.one_hot, num_classes=classes, dtype=jnp.float32),
         target_loss=partial(target_loss, presence=presence),
         distillation_loss=lambda t, s: _mean(losses.distillation(t, s, temperature)),
         adversarial_loss=lambda t, s: _mean(losses.adversarial(t, s)),
@@ -82,7 +82,7 @@ def target_loss(logits: Array, asked: Array, *, presence: float) -> Array:
         asked: int [B].
     """
     log_p = jax.nn.log_softmax(logits).reshape(logits.shape[0], -1, logits.shape[-1])
-    of_asked = jnp.einsum("bpc,bc->bp", log_p, jax.nn.one_hot(asked, logits.shape[-1]))
+    of_asked = jnp.einsum("bpc,bc->bp", log_p, jax.nn.one_hot(asked, logits.shape[-1], dtype=logits.dtype))
     likeliest, _ = jax.lax.top_k(of_asked, _least(presence, of_asked.shape[1]))
     return -likeliest.mean(-1)
 
@@ -91,12 +91,12 @@ def class_probabilities(logits: Array, *, presence: float) -> Array:
     """[B, C]: the predicted class of each image has its confidence, the others share the rest evenly."""
     classes = logits.shape[-1]
     p = jax.nn.softmax(logits).reshape(logits.shape[0], -1, classes)
-    given = jax.nn.one_hot(p.argmax(-1), classes)
+    given = jax.nn.one_hot(p.argmax(-1), classes, dtype=logits.dtype)
     covered = given.sum(1)
     least = jnp.minimum(_least(presence, p.shape[1]), covered.max(-1, keepdims=True))
     label = jnp.where(covered >= least, covered, jnp.inf).argmin(-1)
     confidence = jnp.take_along_axis((p * given).sum(1) / jnp.maximum(covered, 1), label[:, None], 1)
-    return jnp.where(jax.nn.one_hot(label, classes) > 0, confidence, (1 - confidence) / (classes - 1))
+    return jnp.where(jnp.arange(classes) == label[:, None], confidence, (1 - confidence) / (classes - 1))
 
 
 def metrics(logits: Array, labels: Array) -> Metrics:
@@ -110,8 +110,8 @@ def metrics(logits: Array, labels: Array) -> Metrics:
         'confusion' [B, C, C], pixels by label and prediction; 'loss' [B].
     """
     images, classes = logits.shape[0], logits.shape[-1]
-    truth = jax.nn.one_hot(labels.reshape(images, -1), classes)
-    answer = jax.nn.one_hot(logits.argmax(-1).reshape(images, -1), classes)
+    truth = jax.nn.one_hot(labels.reshape(images, -1), classes, dtype=logits.dtype)
+    answer = jax.nn.one_hot(logits.argmax(-1).reshape(images, -1), classes, dtype=logits.dtype)
     log_p = jax.nn.log_softmax(logits).reshape(truth.shape)
     return {
         "confusion": jnp.einsum("bpt,bpa->bta", truth, answer),
