@@ -68,7 +68,7 @@ def test_the_images_are_those_of_the_end_of_a_run_which_are_not_blended(teacher_
     one = calibration.make_pass(job.method, job.network, last, None)(
         state.student.variables, state, teacher_variables, 0
     )
-    key = keys.of_stage(state.key, keys.Stage.CALIBRATION, 0)
+    key, _ = jax.random.split(keys.of_stage(state.key, keys.Stage.CALIBRATION, 0))
     plain = tiny.job(tiny.make_config(views__count=0, student__attention=0.0), teacher_variables, axis=None)
     images = plain.method.sample(state.method, teacher_variables, jnp.int32(0), key).images
     want = job.network.train(state.student.variables, images)[1]["batch_stats"]

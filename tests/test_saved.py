@@ -11,7 +11,7 @@ import pytest
 import tiny
 from test_scripts import environment
 
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import checkpoint, manifest
 from ssdkd_jax.interop import saved, stablehlo
 
 NOTE = {"model": "tiny:Tiny", "classes": 3, "image_shape": list(tiny.SHAPE), "mean": [0.4], "std": [0.3]}
@@ -114,10 +114,10 @@ def test_a_network_of_pixels_takes_images_of_any_size(tmp_path, raw):
 
 def rewrite(folder, **fields):
     """The note of a saved folder changed, with a digest that matches: what a stranger can do."""
-    path = folder / "00000000.json"
+    path = checkpoint.newest(folder) / manifest.NAME
     body = {name: value for name, value in json.loads(path.read_text()).items() if name != "sha256"}
     body["note"] = {name: value for name, value in {**body["note"], **fields}.items() if value != "gone"}
-    path.write_text(json.dumps({**body, "sha256": checkpoint._digest(body)}))
+    path.write_text(json.dumps({**body, "sha256": manifest._digest(body)}))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def test_other_content_is_one_sentence(tmp_path, content):
     with pytest.raises(ValueError, match=f"'{path}' holds no config of a run") as error:
         stored.get_config(str(path))
     assert "\n" not in str(error.value)
-    assert str(error.value).endswith("one.")
+    assert str(error.value).endswith("of its folder.")
 
 
 def test_a_near_miss_names_the_field(tmp_path):
