@@ -218,6 +218,7 @@ def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_te
         assert pipeline.amounts(config, job)["buffer_size"] == size
 
 
+@pytest.mark.slow
 def test_a_teacher_and_a_student_with_dropout_are_trained_and_the_run_repeats_itself(dataset, one_device, tmp_path):
     config = tiny.make_config(teacher__model="tiny:Dropping", student__model="tiny:Dropping", student__attention=0.0)
     config = tiny.config_fields(config, teacher__epochs=1, teacher__batch=16, student__update_bn=2, **SHORT)
