@@ -6,8 +6,8 @@ Legend of shapes, used in every docstring of the package:
     C  classes                    Z  size of the latent z
     V  cached teacher views       H, W, D  image height, width and channels
 
-Images are float32 in [0, 1] wherever they are computed with, and uint8 in
-[0, 255] wherever they are stored. States are immutable; a step returns a new one.
+Images are float32 in [0, 1] wherever they are computed with, and uint8 in [0, 255] wherever they are stored. States are
+immutable; a step returns a new one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Network(NamedTuple):
     Attributes:
         init: key -> variables.
         apply: (variables, inputs) -> outputs, with the running BatchNorm statistics.
-        train: (variables, inputs, key=None) -> (outputs, variables with updated running statistics), with those of
-            the batch; layers that draw, as Dropout, take the key.
+        train: (variables, inputs, key=None for layers that draw) -> (outputs, variables), with the batch's statistics.
     """
 
     init: Callable[[Key], Variables]

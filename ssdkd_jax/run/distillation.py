@@ -60,14 +60,12 @@ def distil(
     Raises:
         InputError: where the workdir holds another run.
         Preempted: where `stop` said so, and the state is saved; called again, it goes on.
-        NotFiniteError: as `loop.run`.
     """
     folder = workdir / "checkpoints"
     run = {"settings": identity.of_run(config), "teacher": identity.digest(parallel.to_host(teacher))}
     distilled = begin(config, job, run, folder, clock)
     note = {**run, "seconds": clock.seconds, **{name: getattr(distilled, name) for name in NOTED}}
-    start = loop.position(distilled.state)
-    if start.finished(job.plan):
+    if (start := loop.position(distilled.state)).finished(job.plan):
         return distilled
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
@@ -94,13 +92,11 @@ def distil(
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
         state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, stop, begun)
     board.close()
-    end = loop.position(state)
-    if not end.finished(job.plan):
+    if not (end := loop.position(state)).finished(job.plan):
         note["begun"] = {name: values.tolist() for name, values in begun.items()}
         saver.now(end.checkpoint, state, note)
-        raise preemption.Preempted(
-            f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
-        )
+        told = f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
+        raise preemption.Preempted(told)
     return distilled._replace(state=state)
 
 

@@ -33,16 +33,13 @@ def run(
     clock: progress.Stopwatch | None = None,
     stop: Callable[[], bool] = dispatch.never,
 ) -> dict[str, Any]:
-    """Run, or go on with, what the config describes, in `workdir`; the student and summary.json land there.
+    """Run, or go on with, what the config describes; the student and what is returned, summary.json, land in `workdir`.
 
     Args:
         dataset: trains the teacher where none is saved, measures scores, and feeds the yardsticks; the student
             never sees it.
         clock: of the whole process, where more than this run is to be counted.
         stop: asked between dispatches.
-
-    Returns:
-        The content of summary.json.
 
     Raises:
         InputError: a line for each fault of the config, or for each way in which config, data and teacher do not fit
@@ -53,22 +50,16 @@ def run(
     settings.check(config)
     original, config = config, build.for_devices(config)
     workdir, clock = Path(workdir), clock or progress.Stopwatch()
-    identity.check_folder(workdir, config)
-    evaluation.check(dataset)
-    images = yardstick.given_images(config, dataset)
-    if teachers.to_be_trained(config, workdir):
-        fits(config, dataset, images)
+    images = ready(config, dataset, workdir)
     teacher = teachers.obtain(config, dataset, workdir, clock, stop)
     with clock("evaluation"):
         variables = parallel.to_devices(teacher.variables)
         teacher_scores = evaluation.evaluator(config, teacher.network, dataset)(variables)
     with clock("setup"):
         job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images)
-    if hosts.is_first():
-        log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sizes(teacher, job).items()))
-    steps, score = build.student_steps(config), job.task.score
-    preview = pictures.previewer(job, variables)
-    calibrated = calibration.make(job.method, job.network, steps, config.student.update_bn)
+    log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sizes(teacher, job).items()))
+    score, preview = job.task.score, pictures.previewer(job, variables)
+    calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
     scores_of = evaluation.evaluator(config, job.network, dataset)
     state, curve, skipped, _, shorter = distillation.distil(
         config, job, variables, lambda state: scores_of(calibrated(state, variables)), preview, workdir, clock, stop
@@ -77,7 +68,6 @@ def run(
     student = parallel.to_host(calibrated(state, variables))
     note = saved.note(config.student.model, teacher.inputs, meant=True, **{score: curve[-1][score]})
     saved.save(workdir / "student", student, note)
-
     found = {
         **summary.scores(score, teacher_scores, curve, clock.seconds.get("teacher", 0.0)),
         **amounts(config, job),
@@ -86,19 +76,30 @@ def run(
         **sizes(teacher, job),
         **yardsticks(config, dataset, teacher, score, clock, stop),
     }
+    networks = (teacher.network, teacher.variables), (job.network, student)
     with clock("report"):
-        rows, networks = preview(state), ((teacher.network, teacher.variables), (job.network, student))
-        if remark := foreign.remark(score, teacher_scores[score], teacher.note, dataset.classes):
-            found |= {
-                "foreign": remark,
-                "agreement": foreign.agreement(dataset, *networks, evaluation.batch_of(dataset)),
-            }
+        rows, batch = preview(state), evaluation.batch_of(dataset)
         found["class_counts"] = pictures.class_counts(rows, job.task.classes)
         pictures.write(workdir, config, rows, found, curve, dataset, networks)
+        found |= foreign.told(score, teacher_scores[score], teacher.note, dataset, networks, batch)
     found |= summary.circumstances(original, clock) | {"curve": curve}
     if hosts.is_first():
         files.write_json(workdir / "summary.json", found)
     return found
+
+
+def ready(config: ConfigDict, dataset: Dataset, workdir: Path) -> np.ndarray:
+    """The images that the yardstick 'given' distils on, once folder and data set are found to be those of this run.
+
+    Raises:
+        InputError: where they are not, or do not fit a teacher that is still to be trained.
+    """
+    identity.check_folder(workdir, config)
+    evaluation.check(dataset)
+    images = yardstick.given_images(config, dataset)
+    if teachers.to_be_trained(config, workdir):
+        fits(config, dataset, images)
+    return images
 
 
 def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
