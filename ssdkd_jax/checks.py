@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from ssdkd_jax import models, settings
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import Faults, InputError
-from ssdkd_jax.models import conformance
 from ssdkd_jax.types import Inputs, Network, Variables
 
 
@@ -50,10 +49,6 @@ def check(
         )
     with faults:
         check_answer(config, config.student.model, learner, images)
-    if not faults.sentences:
-        for name, network in ((config.teacher.model, teacher_network), (config.student.model, learner)):
-            if ":" in name:  # the zoo's are known to conform
-                faults.extend(conformance.check(network, inputs.image_shape, name))
     faults.report()
 
 

@@ -218,6 +218,13 @@ def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_te
         assert pipeline.amounts(config, job)["buffer_size"] == size
 
 
+def test_a_model_of_ones_own_that_cannot_serve_is_told_before_anything_is_trained(dataset, one_device, tmp_path):
+    config = tiny.make_config(student__model="tiny:Careless", student__attention=0.0, teacher__batch=100)
+    with pytest.raises(InputError, match=r"^Model 'tiny:Careless': .*'Dropout_0'"):
+        pipeline.run(config, dataset, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_a_teacher_and_a_student_with_dropout_are_trained_and_the_run_repeats_itself(dataset, one_device, tmp_path):
     config = tiny.make_config(teacher__model="tiny:Dropping", student__model="tiny:Dropping", student__attention=0.0)

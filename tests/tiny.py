@@ -55,6 +55,17 @@ class Dropping(nn.Module):
         return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))
 
 
+class Careless(nn.Module):
+    """A user's own classifier whose Dropout does not ask whether it is trained."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        x = nn.Dropout(0.5, deterministic=False)(images)
+        return nn.Dense(self.classes)(x.reshape(x.shape[0], -1))
+
+
 class Faulty(nn.Module):
     """A user's own classifier with a fault of its own."""
 

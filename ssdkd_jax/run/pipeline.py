@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,13 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax import config as settings
 from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel, supervised
-from ssdkd_jax.errors import gathered
+from ssdkd_jax.errors import Faults, gathered
 from ssdkd_jax.interop import saved
+from ssdkd_jax.models import conformance
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import distillation, evaluation, foreign, identity, pictures, profiling, summary, yardstick
 from ssdkd_jax.run import teacher as teachers
+from ssdkd_jax.types import Inputs
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
@@ -96,10 +99,25 @@ def ready(config: ConfigDict, dataset: Dataset, workdir: Path) -> np.ndarray:
     """
     identity.check_folder(workdir, config)
     evaluation.check(dataset)
-    images = yardstick.given_images(config, dataset)
+    images, faults = yardstick.given_images(config, dataset), Faults()
+    with faults:
+        conform(config, evaluation.inputs(config, dataset))
     if teachers.to_be_trained(config, workdir):
-        fits(config, dataset, images)
+        of_model = Exception if faults.sentences else ()  # a model that does not serve may raise whatever it likes
+        with contextlib.suppress(of_model), faults:
+            fits(config, dataset, images)
+    faults.report()
     return images
+
+
+def conform(config: ConfigDict, inputs: Inputs) -> None:
+    """Raise InputError, a line a fault, where a model of one's own does not serve; the zoo's are known to."""
+    faults = Faults()
+    for name in sorted({config.teacher.model, config.student.model}):
+        if ":" in name:
+            network = build.network(name, inputs, None, config.compute)
+            faults.extend(conformance.check(network, inputs.image_shape, name))
+    faults.report()
 
 
 def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
