@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import dm_pix as pix
@@ -39,7 +40,7 @@ class Mixup:
 
     def schedule(self, steps: int) -> Callable[[Array], Array] | None:
         """Student step of `steps` -> the share of images to blend; None where that is none."""
-        end = self.mixup_until * steps
+        end = math.ceil(self.mixup_until * steps)
         return (lambda step: jnp.where(step < end, jnp.float32(self.mixup), 0.0)) if self.mixup else None
 
 
