@@ -172,7 +172,9 @@ def centred(f: Array, w: Array, axis: str | None) -> Array:
 def least_squares(gram: Array, cross: Array) -> Array:
     """The P [d, e] that solves gram P = cross, with a slight ridge in units of each variable's variance."""
     scale = 1 / jnp.sqrt(jnp.diag(gram) + EPSILON)[:, None]
-    return scale * jnp.linalg.solve(scale * gram * scale.T + RIDGE * jnp.eye(len(gram), dtype=gram.dtype), scale * cross)
+    return scale * jnp.linalg.solve(
+        scale * gram * scale.T + RIDGE * jnp.eye(len(gram), dtype=gram.dtype), scale * cross
+    )
 
 
 def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> dict[Resolution, int]:

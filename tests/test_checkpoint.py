@@ -196,6 +196,13 @@ def test_another_structure_is_an_error_that_names_the_array(two, like, sentence)
         checkpoint.restore(two, like)
 
 
+def test_a_checkpoint_that_declares_far_more_than_is_expected_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, {"w": np.zeros(3_000_000, np.int8)})
+    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointer, "restore", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(ValueError, match="of another model or configuration: it holds 3000000 numbers"):
+        checkpoint.restore(tmp_path, {"w": np.zeros(5, np.int8)})
+
+
 NOTE = {"classes": 3, "image_shape": [8, 8, 1], "mean": [0.4], "std": [0.3]}
 
 

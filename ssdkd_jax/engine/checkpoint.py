@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,7 @@ from ssdkd_jax.types import Sharded, named_leaves
 __all__ = ["Damaged", "Saver", "newest", "newest_whole", "read", "restore", "save", "steps", "verify"]
 
 ARRAYS = "arrays"
+SLACK = 1e6  # numbers beyond twice what is expected that are still read, to say what differs
 log = logging.getLogger(__name__)
 
 
@@ -110,7 +113,8 @@ def restore(folder: str | Path, like: Any) -> tuple[int, Any, dict] | None:
         ValueError: when checkpoints exist but all are damaged, or when the newest whole one is
             of another structure; the sentence names the first array that differs.
     """
-    found = newest_whole(folder, read)
+    expected = sum(np.prod(leaf.shape, dtype=float) for leaf in jax.tree.leaves(like))
+    found = newest_whole(folder, partial(read, most=2 * expected + SLACK))
     return (found.step, _unflatten(found.content, like, found.path), found.note) if found else None
 
 
@@ -135,18 +139,27 @@ def newest_whole(folder: str | Path, read: Callable[[Path], Any] = lambda path: 
     return None
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: Path, most: float = math.inf) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by their dotted names, as they were saved.
+
+    Args:
+        most: numbers that they may hold together; no more are allocated.
 
     Raises:
         Damaged: where orbax cannot read them.
+        InputError: where they hold more.
     """
     try:
         with _arrays(path) as place, ocp.PyTreeCheckpointer() as reader:
             names = reader.metadata(place).item_metadata.tree
+            declared = sum(np.prod(leaf.shape, dtype=float) for leaf in names.values())
+            if declared > most:
+                raise InputError(f"{path} is of another model or configuration: it holds {declared:.0f} numbers.")
             return reader.restore(
                 place, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
             )
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
         raise Damaged(f"{path} holds no arrays that orbax can read ({type(error).__name__}).") from error
 
