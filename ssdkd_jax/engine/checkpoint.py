@@ -170,10 +170,13 @@ def _random_bytes() -> bytes:
 
 
 def _write(partial: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays below a folder, and read back their names, shapes and dtypes."""
+    """Write arrays below a folder; once all hosts have, the first reads back their names, shapes and dtypes."""
     try:
         with files.plain_path(partial) as place, ocp.PyTreeCheckpointer() as writer:
             writer.save(place / ARRAYS, arrays)
+            hosts.wait("checkpoint arrays")
+            if not hosts.is_first():
+                return
             read_back = writer.metadata(place / ARRAYS).item_metadata
     except ValueError as error:  # of tensorstore, which puts the errno into its text
         raise _os_error(error, partial.parent) from error
