@@ -1,12 +1,14 @@
-"""What the layers of a network take in, for any linen module: they are marked as they run, not changed.
+"""What the layers of a network take in: they are marked as they run, not changed.
 
-A layer with running statistics is any module that keeps `mean` and `var` in 'batch_stats', of whatever class. Its
-features are on the axes that its field `axis` names, on those along which its statistics extend, or on the last.
+Of a linen module, every layer is seen. One with running statistics is any that keeps `mean` and `var` in 'batch_stats',
+of whatever class; its features are on the axes that its field `axis` names, on those along which its statistics extend,
+or on the last. A network of another origin says itself what its layers take in, by `report`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import flax.linen as nn
@@ -22,19 +24,20 @@ from ssdkd_jax.types import Array, Variables
 
 STATISTICS = ("mean", "var")
 Read = Callable[[Layer, Array, Sequence[Array]], Any]
+_marked: ContextVar[list[list[Array]] | None] = ContextVar("marked", default=None)
 
 
 def layers(call: Callable[[], Any], read: Read) -> tuple[Any, Found]:
     """`call()`, and each Dense or layer with running statistics, beside what `read` makes of it; in order of execution.
 
     Args:
-        call: runs linen modules, also within jit, remat, scan or vmap.
+        call: runs linen modules, or networks that `report`, also within jit, remat, scan or vmap.
         read: (layer, its input [..., features], its running mean and variance [features], none of a Dense) -> arrays.
 
     Raises:
         InputError: for a layer whose statistics do not fit its input, or whose inner values cannot be read.
     """
-    alive, entered = [], []
+    entered = []
 
     def watch(function: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         module, path = context.module, "/".join(context.module.path)
@@ -45,13 +48,16 @@ def layers(call: Callable[[], Any], read: Read) -> tuple[Any, Found]:
         entered.append(path)
         result = function(*args, **kwargs)
         entered.pop()
-        axes = feature_axes(path, getattr(module, "axis", None), inputs, statistics) if statistics else (-1,)
-        alive.append(harvest.mark(Layer(path, bool(statistics), axes, depth), [inputs, *statistics]))
+        report(path, inputs, statistics, getattr(module, "axis", None), depth)
         return result
 
     def watched() -> Any:
-        with nn.intercept_methods(watch):
-            return call()
+        before = _marked.set([])
+        try:
+            with nn.intercept_methods(watch):
+                return call()
+        finally:
+            _marked.reset(before)
 
     def features_last(layer: Layer, values: Sequence[Array]) -> Any:
         inputs, *statistics = values
@@ -60,6 +66,24 @@ def layers(call: Callable[[], Any], read: Read) -> tuple[Any, Found]:
         return read(layer, last.reshape(*rows, -1), [x.reshape(-1) for x in statistics])
 
     return harvest.collect(watched, features_last)
+
+
+def report(path: str, inputs: Array, statistics: Sequence[Array] = (), axis: Any = None, depth: int = 0) -> None:
+    """Say what a layer takes in, to whoever watches; nothing happens where nobody does.
+
+    Args:
+        path: of the layer in the network's variables, as 'block1/norm'.
+        inputs: [..., features], or with the features on `axis`.
+        statistics: its running mean and variance [features]; () of a Dense.
+        axis: of the features, one or several; None: those along which the statistics extend.
+        depth: how many calls of the same layer it stands in.
+
+    Raises:
+        InputError: for statistics that do not fit the input.
+    """
+    if (marked := _marked.get()) is not None:
+        axes = feature_axes(path, axis, inputs, statistics) if statistics else (-1,)
+        marked.append(harvest.mark(Layer(path, bool(statistics), axes, depth), [inputs, *statistics]))
 
 
 def norm_inputs(call: Callable[[], Any]) -> tuple[Any, list[Array]]:
