@@ -1,0 +1,10 @@
+"""The config of a command that names none: every setting at its default."""
+
+from ml_collections import ConfigDict
+
+from ssdkd_jax import config
+
+
+def get_config() -> ConfigDict:
+    """As `ssdkd_jax.config.default`."""
+    return config.default()
