@@ -6,7 +6,8 @@ model, keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -20,6 +21,20 @@ class MissingError(InputError, FileNotFoundError):
 
 class NotFiniteError(InputError, FloatingPointError):
     """A run's numbers are no longer finite."""
+
+
+@contextlib.contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Within it stand imports of packages that only an extra installs.
+
+    Raises:
+        MissingError: where one of them is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise MissingError(f"The package {package} is not installed; pip install 'ssdkd_jax[{extra}]'.") from error
 
 
 class Faults:

@@ -160,7 +160,7 @@ def test_a_pytorch_that_could_be_made_to_run_code_is_refused(torch, state, tmp_p
 def test_without_pytorch_its_files_name_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     (tmp_path / "model.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"need PyTorch: pip install '\.\[torch\]'"):
+    with pytest.raises(ValueError, match=r"need PyTorch: pip install 'ssdkd_jax\[torch\]'"):
         torch_files.read(tmp_path / "model.pth")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import math
 import struct
 import zlib
@@ -13,7 +14,7 @@ import numpy as np
 
 from ssdkd_jax import settings
 from ssdkd_jax.data import scenes
-from ssdkd_jax.errors import InputError, MissingError
+from ssdkd_jax.errors import InputError, MissingError, needs
 
 SCENES = {"train": 4500, "test": 500}
 SCENE_SIZE = 64
@@ -52,7 +53,7 @@ def load(name: str, folder: str = "") -> Dataset:
 
     Raises:
         ValueError: for an unknown name.
-        FileNotFoundError: where the data are not there, with the way to get them.
+        FileNotFoundError: where the data, or a package that reads them, are not there, with the way to get them.
     """
     return settings.chosen(_LOADERS, "data.name", name)(folder)
 
@@ -65,8 +66,9 @@ def check(name: str) -> None:
 def digits(folder: str = "") -> Dataset:
     """scikit-learn's 1,797 handwritten digits, doubled to 16x16; 1,297 to train and 500 to test."""
     del folder
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with needs("data"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     raw = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)[..., None]
@@ -175,7 +177,9 @@ def read_idx(path: Path) -> np.ndarray:
 
 def _from_tfds(name: str, folder: str, label: str, classes: int, mean: tuple, std: tuple) -> Dataset:
     """Read a prepared tfds set (array_record) without TensorFlow."""
-    import tensorflow_datasets as tfds
+    with needs("data"):
+        importlib.import_module("array_record.python")  # tfds does so too, once it is asked for rows
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder(name, data_dir=folder or None, file_format="array_record")

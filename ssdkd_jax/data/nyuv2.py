@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image
-from scipy.io import loadmat, whosmat
 
-from ssdkd_jax.errors import InputError, MissingError
+from ssdkd_jax.errors import InputError, MissingError, needs
+
+with needs("data"):
+    import tensorflow_datasets as tfds
+    from scipy.io import loadmat, whosmat
 
 SIDE = 256
 NUMBERS = 2**20  # at most in a .mat of splits or classes
@@ -37,7 +39,7 @@ INSTRUCTIONS = f"""one of
   image/{{train,test}}/*.png with seg13/{{train,test}}/*.png of the same names (nyuv2-python-toolkit, CMI);
   480_640/IMAGE/N.png with nyuv2-meta-data/{{train,test}}_labels_13/new_nyu_class13_%04d.png, N one less,
     and nyuv2-meta-data/splits.mat (DFAD);
-  {LABELLED}, splits.mat and {MAPPING} (the original; needs h5py).
+  {LABELLED}, splits.mat and {MAPPING} (the original).
 Labels of pixels are 1 to 13, and 0 where there is none."""
 Pair = tuple[np.ndarray, np.ndarray]
 Layout = dict[str, Callable[[], Iterator[tuple[str, Pair]]]]
@@ -106,7 +108,8 @@ def _numbered(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
 
 
 def _original(folder: Path, split: str) -> Iterator[tuple[str, Pair]]:
-    import h5py
+    with needs("data"):
+        import h5py
 
     of_894 = np.concatenate([[0], _numbers(folder / MAPPING, "mapClass", len(OF_40) - 1)])
     image_ids = _image_ids(folder / "splits.mat", split)

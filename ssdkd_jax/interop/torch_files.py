@@ -205,7 +205,8 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise InputError("PyTorch files need PyTorch: pip install '.[torch]', or use .safetensors instead.") from error
+        told = "PyTorch files need PyTorch: pip install 'ssdkd_jax[torch]', or use .safetensors instead."
+        raise MissingError(told) from error
     if torch.__version__ < TORCH:
         raise InputError(f"PyTorch {torch.__version__} can be made to run code by a file; install 2.10 or newer.")
     return torch
