@@ -405,7 +405,7 @@ def flat(w, x):
         (lambda t: distil(t, evaluate=lambda network: "good"), "evaluate answers 'good'; let it answer a number"),
         (lambda t: ssdkd_jax.Teacher.from_function(lambda v, x: np.asarray(x), 0, **SMALL), "'function .*lambda.*"),
         (lambda t: ssdkd_jax.Teacher.from_function(lambda v, x: x.mean(), 0, **SMALL), r"answers \[\] to 16 images"),
-        (lambda t: ssdkd_jax.Teacher.from_function(lambda v, x: jnp.nan * x[:, 0, :, 0], 0, **SMALL), "NaN or infinity"),
+        (lambda t: ssdkd_jax.Teacher.from_function(lambda v, x: v * x[:, 0, :, 0], np.nan, **SMALL), "NaN or infin"),
         (
             lambda t: ssdkd_jax.Teacher.from_function(flat, np.ones((64, 3)), image_shape=(8, 8)),
             r"image_shape = \(8, 8\) is not \(height, width, channels\)",
