@@ -66,6 +66,13 @@ def test_a_module_that_serves_has_no_faults(norm):
     assert conformance.check(network, SHAPE, "net", variables) == []
 
 
+def test_of_a_layer_that_calls_its_base_the_bases_input_is_seen():
+    network, variables = bound(Plain(Doubling(SHAPE[-1], rngs=nnx.Rngs(0))))
+    images = tiny.images(0, 5, SHAPE)
+    (moments,) = teacher.observe(network, variables, images).moments
+    close(moments.mean, 2 * normalised(images).mean((0, 1, 2)))
+
+
 def test_a_normalisation_of_ones_own_is_seen_and_serves():
     network, variables = bound(Plain(Own()))
     assert conformance.check(network, SHAPE, "own", variables) == []
