@@ -1,6 +1,4 @@
-"""An NNX module as a network does what the module itself does, and is seen, trained and given back."""
-
-from functools import partial
+"""An NNX module as a network does what the module itself does, is trained and is given back."""
 
 import flax.linen as nn
 import jax
@@ -11,6 +9,21 @@ import pytest
 import tiny
 from flax import nnx
 from flax.errors import InvalidRngError
+from nnx_zoo import (
+    CLASSES,
+    SHAPE,
+    WIDTH,
+    Net,
+    Plain,
+    bound,
+    close,
+    in_mode,
+    jitted,
+    make,
+    normalised,
+    remat,
+    statistics,
+)
 
 from ssdkd_jax import hints, losses, student, teacher
 from ssdkd_jax.engine import optimization, parallel
@@ -20,115 +33,11 @@ from ssdkd_jax.models import conformance, observe
 from ssdkd_jax.tasks import classification
 from ssdkd_jax.types import Batch
 
-SHAPE, CLASSES, WIDTH = (6, 6, 2), 3, 4
-MEAN, STD = (0.4, 0.5), (0.3, 0.2)
 
-
-class Scale(nnx.Variable):
-    """A kind of variable of the user's own."""
-
-
-class Doubling(nnx.BatchNorm):
-    """A BatchNorm of twice its input."""
-
-    def __call__(self, x):
-        return super().__call__(2 * x)
-
-
-class Block(nnx.Module):
-    """A residual block."""
-
-    def __init__(self, rngs, norm=nnx.BatchNorm):
-        self.conv = nnx.Conv(WIDTH, WIDTH, (3, 3), rngs=rngs)
-        self.norm = norm(WIDTH, momentum=0.9, rngs=rngs)
-
-    def __call__(self, x):
-        return x + nnx.relu(self.norm(self.conv(x)))
-
-
-class Net(nnx.Module):
-    """A residual classifier; `around` stands around the call of each block."""
-
-    def __init__(self, rngs, norm=nnx.BatchNorm, around=lambda block, x: block(x), rate=0.5):
-        self.stem = nnx.Conv(SHAPE[-1], WIDTH, (3, 3), rngs=rngs)
-        self.blocks = nnx.List([Block(rngs, norm) for _ in range(2)])
-        self.drop = nnx.Dropout(rate, rngs=rngs)
-        self.head = nnx.Linear(WIDTH, CLASSES, rngs=rngs)
-        self.scale, self.calls = Scale(jnp.float32(1.5)), nnx.Variable(jnp.int32(0))
-        self.around = around
-
-    def __call__(self, images):
-        x = self.stem(images)
-        for block in self.blocks:
-            x = self.around(block, x)
-        self.calls[...] += 1
-        return self.scale[...] * self.head(self.drop(x.mean((1, 2))))
-
-
-class Plain(nnx.Module):
-    """A classifier with one layer of interest."""
-
-    def __init__(self, layer):
-        self.layer, self.head = layer, nnx.Linear(SHAPE[-1], CLASSES, rngs=nnx.Rngs(0))
-
-    def __call__(self, images):
-        return self.head(self.layer(images).mean((1, 2)))
-
-
-class Own(nnx.Module):
-    """A normalisation of somebody's own."""
-
-    def __init__(self):
-        self.mean, self.var = nnx.BatchStat(jnp.zeros(SHAPE[-1])), nnx.BatchStat(jnp.ones(SHAPE[-1]))
-        self.use_running_average = False
-
-    def __call__(self, x):
-        if not self.use_running_average:
-            self.mean[...] = 0.8 * self.mean + 0.2 * x.mean((0, 1, 2))
-            self.var[...] = 0.8 * self.var + 0.2 * x.var((0, 1, 2))
-        return (x - self.mean) / jnp.sqrt(self.var + 1e-5)
-
-
-class Noise(nnx.Module):
-    """Noise that does not ask for the mode."""
-
-    def __init__(self):
-        self.rngs = nnx.Rngs(0)
-
-    def __call__(self, x):
-        return x + self.rngs.normal(x.shape)
-
-
-def remat(block, x):
-    return nnx.remat(lambda block, x: block(x))(block, x)
-
-
-def jitted(block, x):
-    return nnx.jit(lambda block, x: block(x))(block, x)
-
-
-def normalised(images):
-    return (images - jnp.asarray(MEAN)) / jnp.asarray(STD)
-
-
-def make(**options):
-    """A module whose running statistics are not the initial ones."""
-    module = Net(nnx.Rngs(0), **options)
-    module.train()
-    step = nnx.jit(lambda module, images: module(images))
-    for seed in range(2):
-        step(module, normalised(tiny.images(seed, 8, SHAPE)))
-    return module
-
-
-def bound(module, **options):
-    return nnx_module.network(module, SHAPE, MEAN, STD, **options)
-
-
-def in_mode(module, train):
-    copy = nnx.clone(module)
-    (copy.train if train else copy.eval)()
-    return copy
+@pytest.fixture(scope="module")
+def net():
+    module = make()
+    return module, *bound(module)
 
 
 def held(module):
@@ -137,24 +46,6 @@ def held(module):
     values = {path: jax.tree.leaves(value) for path, value in nnx.to_flat_state(state)}
     plain = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)  # noqa: E731
     return graph, {path: [plain(x) for x in leaves] for path, leaves in values.items()}
-
-
-def close(a, b, rtol=1e-4, atol=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
-
-
-@pytest.fixture(scope="module")
-def net():
-    module = make()
-    return module, *bound(module)
-
-
-def statistics(module):
-    return {
-        f"blocks/{i}/norm": {"mean": block.norm.mean[...], "var": block.norm.var[...]}
-        for i, block in enumerate(module.blocks)
-    }
 
 
 def of_blocks(variables):
@@ -194,111 +85,6 @@ def test_train_mode_is_that_of_the_module_itself(around):
     assert teacher.observe(network, variables, images).moments[1].mean.shape == (WIDTH,)
 
 
-def by_hand(module, images):
-    """The input of each BatchNorm and of the head in eval mode, layer by layer."""
-    x, inputs = module.stem(normalised(images)), []
-    for block in in_mode(module, train=False).blocks:
-        inputs.append(block.conv(x))
-        x = block(x)
-    return inputs, x.mean((1, 2))
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_moments_are_those_of_the_inputs_of_its_norms(net, compiled):
-    module, network, variables = net
-    images, look = tiny.images(4, 5, SHAPE), partial(teacher.observe, network)
-    found = (jax.jit(look) if compiled else look)(variables, images)
-    inputs, before_head = by_hand(module, images)
-    assert len(found.moments) == 2
-    for moments, x, kept in zip(found.moments, inputs, statistics(module).values(), strict=True):
-        x = np.asarray(x, np.float64)
-        close(list(moments), [x.mean((0, 1, 2)), x.var((0, 1, 2)), kept["mean"], kept["var"]], 1e-3)
-    close(found.norm_inputs, inputs)
-    close(found.dense_inputs, [before_head])
-
-
-@pytest.mark.parametrize("norm", [nnx.BatchNorm, Doubling])
-def test_a_module_that_serves_has_no_faults(norm):
-    network, variables = bound(make(norm=norm))
-    assert conformance.check(network, SHAPE, "net", variables) == []
-
-
-def test_a_normalisation_of_ones_own_is_seen_and_serves():
-    network, variables = bound(Plain(Own()))
-    assert conformance.check(network, SHAPE, "own", variables) == []
-    (moments,) = teacher.observe(network, variables, tiny.images(0, 5, SHAPE)).moments
-    close(moments.mean, normalised(tiny.images(0, 5, SHAPE)).mean((0, 1, 2)))
-
-
-def test_variables_of_other_makes_find_a_place():
-    class Odd(nnx.Module):
-        def __init__(self, rngs):
-            self.norm = nnx.SpectralNorm(nnx.Linear(SHAPE[-1], CLASSES, rngs=rngs), rngs=rngs)
-            self.times, self.place, self.name = nnx.Param(2.0), np.arange(3), "odd"
-
-        def __call__(self, x):
-            return self.times * self.norm(x[:, self.place[1]].mean(1))
-
-    module = Odd(nnx.Rngs(0))
-    network, variables = bound(module)
-    assert variables["params"]["times"].dtype == jnp.float32 and not variables["params"]["times"].weak_type
-    assert set(variables["batch_stats"]["norm"]["batch_stats"]["kernel"]) == {"u", "sigma"}
-    assert conformance.check(network, SHAPE, "odd", variables) == []
-    images, itself = tiny.images(0, 4, SHAPE), in_mode(module, train=True)
-    logits, renewed = network.train(variables, images)
-    close(logits, itself(normalised(images)))
-    close(nnx_module.updated(module, renewed)(normalised(images)), network.apply(renewed, images))
-
-
-def test_a_layer_called_at_two_places_has_one_path_and_is_seen_twice():
-    class Shared(nnx.Module):
-        def __init__(self):
-            self.zone, self.head = nnx.BatchNorm(SHAPE[-1], rngs=nnx.Rngs(0)), nnx.Linear(2, 3, rngs=nnx.Rngs(0))
-            self.again = self.zone
-
-        def __call__(self, x):
-            return self.head(self.again(self.zone(x) + 1).mean((1, 2)))
-
-    network, variables = bound(Shared())
-    assert observe.norm_paths(variables) == ["again"]
-    assert len(teacher.observe(network, variables, tiny.images(0, 5, SHAPE)).moments) == 2
-    assert conformance.check(network, SHAPE, "shared", variables) == []
-
-
-def test_stacked_blocks_under_scan_are_seen_one_by_one():
-    @nnx.split_rngs(splits=2)
-    @nnx.vmap
-    def stack(rngs):
-        return Dropped(rngs)
-
-    class Dropped(Block):
-        def __init__(self, rngs):
-            super().__init__(rngs)
-            self.drop = nnx.Dropout(0.5, rngs=rngs)
-
-        def __call__(self, x):
-            return self.drop(super().__call__(x))
-
-    class Scanned(nnx.Module):
-        def __init__(self, rngs):
-            self.stem, self.head = nnx.Conv(2, WIDTH, (1, 1), rngs=rngs), nnx.Linear(WIDTH, CLASSES, rngs=rngs)
-            self.blocks = stack(rngs)
-
-        def __call__(self, x):
-            step = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-            return self.head(step(self.stem(x), self.blocks).mean((1, 2)))
-
-    module = Scanned(nnx.Rngs(0))
-    network, variables = bound(module)
-    images = tiny.images(0, 5, SHAPE)
-    assert [m.mean.shape for m in teacher.observe(network, variables, images).moments] == [(WIDTH,)] * 2
-    close(jax.jit(network.apply)(variables, images), in_mode(module, train=False)(normalised(images)))
-    assert conformance.check(network, SHAPE, "scanned", variables) == []
-    train = jax.jit(network.train)
-    one, other = (train(variables, images, jax.random.key(k))[0] for k in (1, 2))
-    assert np.abs(one - other).max() > 1e-3
-
-
 @pytest.mark.parametrize("own_stream", [True, False])
 def test_dropout_draws_by_the_key_alone(own_stream):
     network, variables = bound(Plain(nnx.Dropout(0.5, rngs=nnx.Rngs(0) if own_stream else None)))
@@ -309,12 +95,6 @@ def test_dropout_draws_by_the_key_alone(own_stream):
     for call in (network.train, train):
         with pytest.raises(InvalidRngError, match="layer 'layer/rngs' draws random numbers, but has no key"):
             call(variables, images)
-
-
-def test_a_module_that_draws_in_eval_mode_is_told():
-    network, variables = bound(Plain(Noise()))
-    (fault,) = conformance.check(network, SHAPE, "noise", variables)
-    assert "fails in eval mode (The layer 'layer/rngs" in fault
 
 
 def test_gradients_are_those_of_the_module_itself(net):
@@ -392,22 +172,6 @@ def test_a_student_learns_from_a_teacher_with_hints(net):
         found.append(float(metrics["distillation"]))
     assert np.mean(found[-3:]) < 0.7 * np.mean(found[:3])
     assert jax.tree.structure(state.variables) == jax.tree.structure(start)
-
-
-def test_linen_layers_within_a_module_are_seen():
-    class Mixed(nnx.Module):
-        def __init__(self, rngs):
-            images = jnp.zeros((1, *SHAPE))
-            self.norm = nnx.bridge.ToNNX(nn.BatchNorm(use_running_average=True), rngs=rngs).lazy_init(images)
-            self.head = nnx.bridge.ToNNX(nn.Dense(CLASSES), rngs=rngs).lazy_init(images.mean((1, 2)))
-
-        def __call__(self, x):
-            return self.head(self.norm(x).mean((1, 2)))
-
-    network, variables = bound(Mixed(nnx.Rngs(0)))
-    assert observe.norm_paths(variables) == ["norm"]
-    assert conformance.check(network, SHAPE, "mixed", variables, trained=False) == []
-    assert len(teacher.observe(network, variables, tiny.images(0, 4, SHAPE)).moments) == 1
 
 
 class Tall(nnx.Module):

@@ -38,7 +38,7 @@ def watched(module: nnx.Module, axis: str | None) -> nnx.Module:
         normalises = bool(running_statistics(layer))
         if normalises or isinstance(layer, nnx.Linear):
             layer.__class__ = _reporting(type(layer))
-            layer.watched_path = "/".join(str(part) for part in path)
+            layer.watched_path = "/".join(names(path))
         if normalises and axis is not None and hasattr(layer, "axis_name"):
             layer.axis_name = axis
     return copy
@@ -48,6 +48,11 @@ def running_statistics(layer: nnx.Module) -> list[Array]:
     """The running mean and variance that a layer itself keeps in nnx.BatchStat; none where it keeps none."""
     kept = [vars(layer).get(name) for name in observe.STATISTICS]
     return [x.get_value() for x in kept] if all(isinstance(x, nnx.BatchStat) for x in kept) else []
+
+
+def names(path: tuple) -> tuple[str, ...]:
+    """A path of attributes, indices and keys, of which a key may be a tuple of several."""
+    return tuple(str(name) for part in path for name in (part if isinstance(part, tuple) else (part,)))
 
 
 @functools.cache

@@ -140,15 +140,10 @@ def _take_apart(module: nnx.Module) -> _Form:
     graph, state = nnx.split(nnx.clone(module))
     parts = []
     for path, value in nnx.to_flat_state(state):
-        leaves, names = jax.tree.leaves(value), _names(path)
+        leaves, names = jax.tree.leaves(value), nnx_layers.names(path)
         numbered = (names,) if len(leaves) == 1 else tuple((*names, str(index)) for index in range(len(leaves)))
         parts.append(_Part(path, value, _collection(value, leaves), numbered))
     return _Form(graph, tuple(parts))
-
-
-def _names(path: tuple) -> tuple[str, ...]:
-    """A path of attributes, indices and keys, of which a key may be a tuple of several."""
-    return tuple(str(name) for part in path for name in (part if isinstance(part, tuple) else (part,)))
 
 
 def _collection(value: Any, leaves: Sequence[Any]) -> str:
