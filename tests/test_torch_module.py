@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import jax
@@ -14,248 +15,226 @@ from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_module
 from ssdkd_jax.models import conformance, observe
 
-torch = pytest.importorskip("torch")
+torch, nets = pytest.importorskip("torch"), pytest.importorskip("torch_modules")
 F, nn = torch.nn.functional, torch.nn
-
-SHAPE = (7, 8, 4)
-MEAN, STD = (0.4, 0.5, 0.6, 0.3), (0.2, 0.3, 0.25, 0.5)
-
-
-class Calls(nn.Module):
-    """A module of a function, of maps of few channels and of negative numbers too, to one row for each image."""
-
-    def __init__(self, function, *layers):
-        super().__init__()
-        self.function, self.layers = function, nn.ModuleList(layers)
-
-    def forward(self, x):
-        return self.function(x, *self.layers).flatten(1)
+SHAPE, MEAN, STD = nets.SHAPE, nets.MEAN, nets.STD
+calls = nets.calls
 
 
-def of(layer):
-    return Calls(lambda x, layer: layer(x), layer)
+@pytest.fixture(scope="module", params=[nets.Block, nets.Pixels])
+def converted(request):
+    """A module of BatchNorms, its network and variables."""
+    module = nets.randomised(request.param())
+    return module, *torch_module.network(module, SHAPE, MEAN, STD)
 
 
-def calls(function, *layers):
-    return Calls(function, *layers)
+@pytest.fixture(scope="module")
+def block():
+    """A classifier, its network and variables."""
+    module = nets.randomised(nets.Block())
+    return module, *torch_module.network(module, SHAPE, MEAN, STD)
 
 
-def rows(function):
-    """A function of [B, 7, 32], without a channel axis."""
-    return Calls(lambda x: function(x.permute(0, 2, 1, 3).reshape(x.shape[0], 7, 32)))
-
-
-def twice(x, layer):
-    return layer(torch.tanh(layer(x)))
-
-
-def in_place(x):
-    x = x * 2
-    x[:, 0] += 1
-    x[:, :, 2:4] = x[:, :, :2]
-    return F.relu_(x.sub_(0.3))
-
-
-MODULES = {
-    "conv1d": calls(lambda x, layer: layer(x.flatten(2)), nn.Conv1d(4, 6, 3, 2, 1, dilation=2, groups=2)),
-    "conv": of(nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0))),
-    "conv_same": of(nn.Conv2d(4, 6, (2, 3), padding="same", dilation=(1, 2), bias=False)),
-    "conv_valid": of(nn.Conv2d(4, 6, 3, padding="valid")),
-    "conv_reflect": of(nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")),
-    "conv_depthwise": of(nn.Conv2d(4, 8, 3, groups=4, dilation=2, padding=2)),
-    "conv_transpose": of(nn.ConvTranspose2d(4, 6, 3, (2, 3), (1, 2), (1, 0), groups=2)),
-    "conv_transpose_dilated": of(nn.ConvTranspose2d(4, 6, (3, 2), 2, dilation=2, bias=False)),
-    "conv_transpose1d": calls(lambda x, layer: layer(x.flatten(2)), nn.ConvTranspose1d(4, 2, 3, 2, 1)),
-    "linear": of(nn.Linear(8, 5)),
-    "linear_twice": calls(twice, nn.Linear(8, 8, bias=False)),
-    "bilinear_weights": calls(lambda x, layer: F.linear(x, layer.weight.t() @ layer.weight), nn.Linear(8, 8)),
-    "batch_norm": of(nn.BatchNorm2d(4, eps=0.1)),
-    "batch_norm_bare": of(nn.BatchNorm2d(4, affine=False)),
-    "batch_norm_1d": calls(lambda x, layer: layer(x.mean((2, 3))), nn.BatchNorm1d(4)),
-    "batch_norm_1d_3": calls(lambda x, layer: layer(x.flatten(2)), nn.BatchNorm1d(4)),
-    "batch_norm_untracked": of(nn.BatchNorm2d(4, track_running_stats=False)),
-    "batch_norm_twice": calls(twice, nn.BatchNorm2d(4)),
-    "batch_norm_function": calls(lambda x, n: F.batch_norm(x, n.running_mean, n.running_var), nn.BatchNorm2d(4)),
-    "instance_norm": of(nn.InstanceNorm2d(4)),
-    "instance_norm_affine": of(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
-    "group_norm": of(nn.GroupNorm(2, 4)),
-    "layer_norm": of(nn.LayerNorm((7, 8))),
-    "layer_norm_bare": of(nn.LayerNorm(8, elementwise_affine=False)),
-    "relu": of(nn.ReLU(inplace=True)),
-    "relu6": of(nn.ReLU6()),
-    "leaky_relu": of(nn.LeakyReLU(0.2)),
-    "elu": of(nn.ELU(0.7)),
-    "selu": of(nn.SELU()),
-    "celu": of(nn.CELU(0.7)),
-    "gelu": of(nn.GELU()),
-    "gelu_tanh": of(nn.GELU("tanh")),
-    "silu": of(nn.SiLU()),
-    "hardswish": of(nn.Hardswish()),
-    "hardsigmoid": of(nn.Hardsigmoid()),
-    "hardtanh": of(nn.Hardtanh(-0.3, 0.6)),
-    "sigmoid": of(nn.Sigmoid()),
-    "tanh": of(nn.Tanh()),
-    "softmax": of(nn.Softmax(1)),
-    "softmax_dtype": calls(lambda x: F.softmax(x, -1, dtype=torch.float32)),
-    "log_softmax": of(nn.LogSoftmax(-1)),
-    "prelu": of(nn.PReLU(4)),
-    "prelu_one": of(nn.PReLU()),
-    "mish": of(nn.Mish()),
-    "softplus": of(nn.Softplus(2.0, 1.0)),
-    "softsign": of(nn.Softsign()),
-    "glu": of(nn.GLU(1)),
-    "threshold": of(nn.Threshold(0.1, -2.0)),
-    "max_pool": of(nn.MaxPool2d(2)),
-    "max_pool_padded": of(nn.MaxPool2d(3, 2, 1)),
-    "max_pool_ceil": of(nn.MaxPool2d((2, 3), 2, (1, 0), ceil_mode=True)),
-    "max_pool_dilated": of(nn.MaxPool2d(3, 2, 1, dilation=2)),
-    "max_pool_1d": calls(lambda x, layer: layer(x.flatten(2)), nn.MaxPool1d(3, 2)),
-    "avg_pool": of(nn.AvgPool2d(2)),
-    "avg_pool_padded": of(nn.AvgPool2d(3, 2, 1)),
-    "avg_pool_without_pad": of(nn.AvgPool2d((3, 2), (2, 1), 1, count_include_pad=False)),
-    "avg_pool_ceil": of(nn.AvgPool2d(3, 2, 1, ceil_mode=True)),
-    "avg_pool_ceil_without_pad": of(nn.AvgPool2d(3, (2, 3), 1, ceil_mode=True, count_include_pad=False)),
-    "avg_pool_divisor": of(nn.AvgPool2d(2, divisor_override=3)),
-    "adaptive_avg_one": of(nn.AdaptiveAvgPool2d(1)),
-    "adaptive_avg": of(nn.AdaptiveAvgPool2d((3, 5))),
-    "adaptive_avg_wider": of(nn.AdaptiveAvgPool2d((None, 10))),
-    "adaptive_max": of(nn.AdaptiveMaxPool2d((3, 1))),
-    "dropout": calls(lambda x, a, b, c: c(b(a(x))), nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5)),
-    "identity": of(nn.Identity()),
-    "flatten": calls(lambda x: x.flatten(1, 2).flatten(-2)),
-    "view": calls(lambda x: x.view(x.size(0), -1) * 2),
-    "view_batch": calls(lambda x: x.reshape(-1, 8).relu().view(x.shape[0], 4, -1)),
-    "unflatten": calls(lambda x: x.unflatten(1, (2, 2)).mean(2)),
-    "permute": calls(lambda x: x.permute(0, 2, 3, 1).contiguous().view(-1, 7 * 8, 4)),
-    "transpose": calls(lambda x: x.transpose(1, -1)),
-    "squeeze": calls(lambda x: x.unsqueeze(1).squeeze(1).mean(2, keepdim=True).squeeze(2).unsqueeze(-1)),
-    "expand": calls(lambda x: x[:, :1].expand(-1, 3, -1, -1) + x[:, :1].expand_as(x)[:, :3]),
-    "repeat": calls(lambda x: x.repeat(1, 2, 1, 1)),
-    "arithmetic": calls(lambda x: torch.add(x, x * x, alpha=0.5) - (1 - x) / (x.abs() + 2) + 3),
-    "alpha": calls(lambda x: torch.sub(x, x.tanh(), alpha=2) - torch.rsub(x, 1.5, alpha=3)),
-    "cat": calls(lambda x: torch.cat([x, x.relu()], 1)),
-    "stack": calls(lambda x: torch.stack([x, x.relu()], 2)),
-    "chunk": calls(lambda x: torch.cat(x.chunk(3, 2)[::-1], 2)),
-    "split": calls(lambda x: x.split([1, 3], 1)[1]),
-    "split_size": calls(lambda x: x.split(3, 3)[2]),
-    "unbind": calls(lambda x: x.unbind(1)[2]),
-    "slice": calls(lambda x: x[:, 1:, ::2, :-1]),
-    "select": calls(lambda x: x[:, -1]),
-    "index": calls(lambda x: x[:, [2, 0]]),
-    "narrow": calls(lambda x: x.narrow(2, 1, 3)),
-    "flip": calls(lambda x: x.flip(3).roll(1, 2)),
-    "mean": calls(lambda x: x.mean((2, 3))),
-    "sum": calls(lambda x: x.sum(1, keepdim=True)),
-    "amax": calls(lambda x: x.amax((2, 3)) - x.amin((2, 3)) + x.max(2)[0].max(2).values),
-    "variance": calls(lambda x: x.var((2, 3)) + x.std((2, 3), unbiased=False)),
-    "pow": calls(lambda x: x**2 + x.pow(3.0) + x.abs().pow(1.5) + 2**x),
-    "roots": calls(lambda x: x.abs().add(0.1).sqrt() + x.square().add(1).rsqrt() + x.exp() + (x.abs() + 1).log()),
-    "clamp": calls(lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0) + x.clamp_max(0.1)),
-    "where": calls(lambda x: torch.where(x > 0.2, x, -x) + x.masked_fill(x < 0, 2.0)),
-    "maximum": calls(lambda x: torch.maximum(x, x.flip(3)) + torch.minimum(x, 0.5 * x)),
-    "matmul": calls(lambda x: x @ x.transpose(2, 3)),
-    "bmm": rows(lambda x: torch.bmm(x, x.transpose(1, 2))),
-    "baddbmm": rows(lambda x: torch.baddbmm(x[:, :, :7], x, x.transpose(1, 2), beta=2, alpha=0.5)),
-    "addmm": calls(lambda x, layer: torch.addmm(layer.bias, x.flatten(1), layer.weight.t()), nn.Linear(224, 5)),
-    "einsum": calls(lambda x: torch.einsum("bchw,bdhw->bcd", x, x)),
-    "normalize": calls(lambda x, layer: F.linear(F.normalize(x), F.normalize(layer.weight)), nn.Linear(8, 5)),
-    "nearest": of(nn.Upsample(scale_factor=2)),
-    "nearest_size": calls(lambda x: F.interpolate(x, (5, 11))),
-    "nearest_fraction": calls(lambda x: F.interpolate(x, scale_factor=1.7)),
-    "bilinear": of(nn.Upsample(scale_factor=(2, 1.5), mode="bilinear")),
-    "bilinear_aligned": of(nn.Upsample((13, 5), mode="bilinear", align_corners=True)),
-    "bilinear_size": calls(lambda x: F.interpolate(x, (5, 11), mode="bilinear")),
-    "pad": of(nn.ZeroPad2d((1, 2, 0, 3))),
-    "pad_constant": of(nn.ConstantPad2d((1, -1, 2, 0), 0.7)),
-    "pad_reflect": of(nn.ReflectionPad2d((1, 2, 3, 0))),
-    "pad_replicate": of(nn.ReplicationPad2d((1, 2, 3, 0))),
-    "pad_circular": of(nn.CircularPad2d(2)),
-    "pixel_shuffle": of(nn.PixelShuffle(2)),
-    "pixel_unshuffle": calls(lambda x, layer: layer(x[:, :, :6]), nn.PixelUnshuffle(2)),
-    "channel_shuffle": of(nn.ChannelShuffle(2)),
-    "attention": calls(lambda x: F.scaled_dot_product_attention(x, x.flip(2), x * 2, is_causal=True)),
-    "attention_layer": calls(
-        lambda x, layer: layer(*[x.flatten(2).transpose(1, 2)] * 3, need_weights=False)[0],
-        nn.MultiheadAttention(4, 2, batch_first=True),
-    ),
-    "transformer": calls(
-        lambda x, layer: layer(x.flatten(2).transpose(1, 2)), nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    ),
-    "in_place": calls(in_place),
-    "constants": calls(lambda x: x * torch.tensor([1.0, 2.0, 3.0, 4.0]).view(-1, 1, 1) + torch.arange(8) / 8),
-    "zeros": calls(lambda x: torch.cat([x, torch.zeros(x.shape[0], 1, 7, 8), x.new_ones(1).expand_as(x)], 1)),
-}
-
-
-def randomised(module):
-    """The module with weights and running statistics that are not the initial ones, in eval mode."""
-    generator = torch.Generator().manual_seed(0)
+def inputs_seen(module, images, kind):
+    """What PyTorch's layers of a kind take in, in the order of execution."""
+    seen = []
+    layers = [layer for layer in module.modules() if isinstance(layer, kind)]
+    hooks = [layer.register_forward_hook(lambda layer, args, _: seen.append((layer, args[0]))) for layer in layers]
     with torch.no_grad():
-        for name, x in module.state_dict(keep_vars=True).items():
-            if x.is_floating_point():
-                low, high = (0.5, 2.0) if name.endswith("var") else (-0.6, 0.6)
-                x.copy_(low + (high - low) * torch.rand(x.shape, generator=generator))
-    return module.eval()
+        module(nets.prepared(torch.from_numpy(images)))
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
-def pictures(batch, shape=SHAPE):
-    return np.random.default_rng(batch).random((batch, *shape), np.float32)
+def test_the_layers_report_what_they_take_in(converted):
+    (module, network, variables), images = converted, nets.pictures(3)
+    seen = teacher.observe(network, variables, images)
+    expected = inputs_seen(module, images, nn.modules.batchnorm._BatchNorm)
+    assert len(seen.moments) == len(expected)
+    for moments, (layer, x) in zip(seen.moments, expected, strict=True):
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        assert nets.close(moments.mean, x.mean(axes).numpy())
+        assert nets.close(moments.var, x.var(axes, unbiased=False).numpy())
+        np.testing.assert_array_equal(moments.running_mean, layer.running_mean)
+        np.testing.assert_array_equal(moments.running_var, layer.running_var)
+    dense = inputs_seen(module, images, nn.Linear)
+    for found, (_, x) in zip(seen.dense_inputs, dense, strict=True):
+        assert nets.close(found, x.numpy())
 
 
-class Branches(nn.Module):
-    """Several modules on the same images, their rows beside each other: one trace for all of them."""
+def test_the_variables_bear_pytorchs_names_and_are_found_by_them(block):
+    module, network, variables = block
+    assert sorted(observe.norm_paths(variables)) == ["head/1", "norm", "stem/1"]
+    np.testing.assert_array_equal(variables["params"]["stem"]["0"]["weight"], module.stem[0].weight.detach())
+    np.testing.assert_array_equal(variables["batch_stats"]["head"]["1"]["var"], module.head[1].running_var)
+    assert set(variables["params"]) == {"stem", "conv", "norm", "head"}
+    assert conformance.misplaced(variables) == []
+    images = nets.pictures(conformance.IMAGES)
 
-    def __init__(self, names):
+    def seen(variables, images):
+        found = teacher.observe(network, variables, images)
+        return found.logits, found.moments
+
+    assert conformance.unseen(jax.jit(seen), variables, images) == []
+    assert conformance.answers(jax.jit(seen), variables, images) == []
+    assert conformance.unsteady(network, variables, images) == []
+    zeros = network.init(jax.random.key(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), zeros) == jax.tree.map(lambda x: (x.shape, x.dtype), variables)
+    with pytest.raises(InputError, match="not trained"):
+        network.train(variables, images)
+
+
+def test_a_network_without_batch_norm_has_no_statistics():
+    _, variables = torch_module.network(calls(lambda x, layer: layer(x), nn.Linear(8, 2)), SHAPE, MEAN, STD)
+    assert set(variables) == {"params"}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_whole_networks_answer_as_pytorch_for_any_batch(converted, batch):
+    (module, network, variables), images = converted, nets.pictures(batch)
+    weights = np.array([[1, -0.5, 2]], np.float32)
+    found = nets.of_jax(network, variables, images, weights)
+    expected = nets.of_pytorch(module, images, weights)
+    assert nets.close(found[0], expected[0]) and nets.close(found[1][0], expected[1][0])
+    mapped = jax.vmap(lambda x: network.apply(variables, x[None])[0])(jnp.asarray(images))
+    assert nets.close(mapped, expected[0])
+
+
+def test_pytorch_is_not_needed_once_the_network_is_there(block, monkeypatch):
+    _, network, variables = block
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert jax.jit(network.apply)(variables, nets.pictures(2)).shape == (2, 3)
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_users_module_stays_as_it_is(dtype):
+    module = nets.randomised(nets.Block()).to(dtype).train()
+    module.stem.eval()
+    before = {name: x.clone() for name, x in module.state_dict().items()}
+    modes = [layer.training for layer in module.modules()]
+    network, variables = torch_module.network(module, SHAPE, MEAN, STD)
+    assert [layer.training for layer in module.modules()] == modes
+    after = module.state_dict()
+    assert all(torch.equal(x, after[name]) and x.dtype == after[name].dtype for name, x in before.items())
+    logits = module.float().eval()(nets.prepared(torch.from_numpy(nets.pictures(2))))
+    assert nets.close(jax.jit(network.apply)(variables, nets.pictures(2)), logits.detach().numpy())
+
+
+def test_wrapped_modules_are_unwrapped():
+    for wrap in (torch.compile, nn.DataParallel):
+        _, variables = torch_module.network(wrap(calls(lambda x, n: n(x), nn.BatchNorm2d(4))), SHAPE, (0.5,), (0.25,))
+        assert observe.norm_paths(variables) == ["layers/0"]
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_weights_that_are_computed_are_computed_in_jax(norm):
+    layer = getattr(nn.utils.parametrizations, norm)(nn.Linear(8, 3))
+    module = nets.Calls(lambda x, layer: layer(x), layer).eval()
+    network, variables = torch_module.network(module, SHAPE, MEAN, STD)
+    logits = module(nets.prepared(torch.from_numpy(nets.pictures(2))))
+    assert nets.close(jax.jit(network.apply)(variables, nets.pictures(2)), logits.detach().numpy())
+    assert len(teacher.observe(network, variables, nets.pictures(2)).dense_inputs) == 1
+
+
+class Sorting(nn.Module):
+    def forward(self, x):
+        return torch.sort(torch.fft.fft(x).abs().flatten(1))[0]
+
+
+class Returns(nn.Module):
+    def __init__(self, function):
         super().__init__()
-        self.branches = nn.ModuleDict({name: MODULES[name] for name in names})
+        self.function = function
 
     def forward(self, x):
-        return torch.cat([branch(x.clone()) for branch in self.branches.values()], 1)
+        return self.function(x)
 
 
-def prepared(images, mean=MEAN, std=STD):
-    """Images as a PyTorch module takes them."""
-    return ((images - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
+REMEDY = r"write the network in flax, or use Teacher.from_function\."
 
 
-def of_pytorch(module, images, weights, mean=MEAN, std=STD):
-    """PyTorch's logits, and the gradient by the images of their sum by each of the weights [..., C]."""
-    images = torch.from_numpy(images).requires_grad_()
-    logits = module(prepared(images, mean, std)).movedim(1, -1)
-    sums = [(logits * torch.from_numpy(w)).sum() for w in weights]
-    gradients = [torch.autograd.grad(x, images, retain_graph=True)[0].numpy() for x in sums]
-    return logits.detach().numpy(), gradients
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (
+            nn.Sequential(nn.Conv2d(4, 4, 1), nn.Sequential(nn.ReLU(), Sorting())),
+            r"module Sequential calls .*aten::fft_fft in 1\.1 \(Sorting\), aten::sort in 1\.1 \(Sorting\); " + REMEDY,
+        ),
+        (calls(lambda x: F.dropout(x)), r"aten::native_dropout in forward \(Calls\); " + REMEDY),
+        (calls(lambda x: x * 2 if x.sum() > 0 else x), "torch.export cannot trace the module Calls .*" + REMEDY),
+        (calls(lambda x: x.reshape(3, -1)), "torch.export cannot trace the module Calls for batches of any size"),
+        (Returns(lambda x: (x.flatten(1), x)), "module Returns returns a tuple and not one tensor of logits; wrap"),
+        (Returns(lambda x: {"logits": x}), "module Returns returns a dict and not one tensor"),
+        (Returns(lambda x: x.flatten()), r"returns \[672\] for images \[3, 4, 7, 8\]; let it return logits \[B, C\]"),
+        (Returns(lambda x: F.avg_pool2d(x, 2)), r"returns \[3, 4, 3, 4\] .*the images' height and width"),
+        (nn.Conv2d(3, 4, 1), r"does not take images \[B, D, H, W\] = \[3, 4, 7, 8\] .*to have 3 channels.*image_shape"),
+        (calls(lambda x: (x - 100).log()), "answers NaN or infinity"),
+        (np.tanh, "is a ufunc and no torch.nn.Module"),
+    ],
+)
+def test_what_cannot_be_converted_is_told_in_one_sentence(module, said):
+    with pytest.raises(InputError, match=said) as told:
+        torch_module.network(module, SHAPE, MEAN, STD)
+    assert str(told.value).endswith(".") and "\n" not in str(told.value)
 
 
-def of_jax(network, variables, images, weights):
-    """The same of a network."""
-
-    @jax.jit
-    def both(images, weights):
-        logits, back = jax.vjp(lambda x: network.apply(variables, x), images)
-        return logits, jax.lax.map(lambda w: back(jnp.broadcast_to(w, logits.shape))[0], weights)
-
-    logits, gradients = both(jnp.asarray(images), jnp.asarray(weights))
-    return np.asarray(logits), np.asarray(gradients)
+def test_shapes_that_do_not_fit_are_told(block):
+    with pytest.raises(InputError, match=r"image_shape = \(7, 8\) is not"):
+        torch_module.network(nets.Block(), (7, 8), MEAN, STD)
+    with pytest.raises(InputError, match="do not normalise 4 channels"):
+        torch_module.network(nets.Block(), SHAPE, (0.1, 0.2), (0.3,))
+    _, network, variables = block
+    with pytest.raises(InputError, match=re.escape("but the network takes [B, 7, 8, 4]")):
+        network.apply(variables, nets.pictures(2, (8, 7, 4)))
 
 
-def close(found, expected, tolerance=2e-5):
-    return np.abs(found - expected).max() <= tolerance * max(np.abs(expected).max(), 1e-3)
+def test_logits_that_are_not_pytorchs_are_refused(monkeypatch):
+    known = torch_module.torch_trace.OPERATORS
+    monkeypatch.setattr(torch_module.torch_trace, "OPERATORS", {**known, "relu": lambda self: abs(self)})
+    with pytest.raises(InputError, match=r"logits of the module Block in jax differ from PyTorch's by [\d.]+"):
+        torch_module.network(nets.randomised(nets.Block()), SHAPE, MEAN, STD)
 
 
-NAMES, AT_ONCE = list(MODULES), 8
+def test_an_operator_that_fails_in_jax_is_named_with_its_place(monkeypatch):
+    known = torch_module.torch_trace.OPERATORS
+    monkeypatch.setattr(torch_module.torch_trace, "OPERATORS", {**known, "relu": lambda self: self + "1"})
+    with pytest.raises(InputError, match=r"operator aten::relu in forward \(Block\) fails in jax .*; write"):
+        torch_module.network(nets.randomised(nets.Block()), SHAPE, MEAN, STD)
 
 
-@pytest.mark.parametrize("names", [NAMES[n : n + AT_ONCE] for n in range(0, len(NAMES), AT_ONCE)], ids=" ".join)
-def test_operators_answer_as_pytorch_and_have_its_gradients(names):
-    module = randomised(Branches(names))
-    widths = [module.branches[name](torch.zeros(1, 4, 7, 8)).shape[1] for name in names]
-    branch = np.repeat(np.arange(len(names)), widths)
-    weights = (branch == np.arange(len(names))[:, None]) * np.cos(np.arange(len(branch)), dtype=np.float32)
-    network, variables = torch_module.network(module, SHAPE, MEAN, STD)
-    for batch in (1, 3):
-        images = pictures(batch)
-        found, expected = of_jax(network, variables, images, weights), of_pytorch(module, images, weights)
-        for n, name in enumerate(names):
-            assert close(found[0][:, branch == n], expected[0][:, branch == n]), f"logits of {name}"
-            assert close(found[1][n], expected[1][n]), f"gradient of {name}"
+class Stranger(nn.Module):
+    """A stranger's network: two convolutions and two dense layers, with BatchNorm and dropout or without."""
+
+    def __init__(self, norms, side):
+        super().__init__()
+        layers, channels = [], 1
+        for features in (32, 64):
+            norm = [nn.BatchNorm2d(features)] if norms else []
+            layers += [nn.Conv2d(channels, features, 3, padding=1), *norm, nn.ReLU(), nn.MaxPool2d(2)]
+            channels = features
+        drop = [nn.Dropout(0.3)] if norms else []
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(*drop, nn.Linear(4 * side**2, 128), nn.ReLU(), *drop, nn.Linear(128, 10))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "mean", "std"), [("mnist_cnn", 28, 0.1307, 0.3081), ("usps_cnn", 16, 0.2471, 0.2994)]
+)
+def test_strangers_networks_answer_as_pytorch(name, side, mean, std):
+    folder = os.environ.get("SSDKD_TEACHERS")
+    if not folder or not (Path(folder) / f"{name}.pth").is_file():
+        pytest.skip("SSDKD_TEACHERS names no folder with the strangers' networks")
+    norms = name == "usps_cnn"
+    module = Stranger(norms, side).eval()
+    module.load_state_dict(torch.load(Path(folder) / f"{name}.pth", weights_only=True))
+    network, variables = torch_module.network(module, (side, side, 1), (mean,), (std,))
+    images = nets.pictures(5, (side, side, 1))
+    with torch.no_grad():
+        expected = module((torch.from_numpy(images).permute(0, 3, 1, 2) - mean) / std).numpy()
+    assert nets.close(jax.jit(network.apply)(variables, images), expected, 1e-4)
+    assert len(teacher.observe(network, variables, images).moments) == (2 if norms else 0)

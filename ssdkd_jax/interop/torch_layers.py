@@ -103,6 +103,12 @@ def attention(
     return jax.nn.softmax(scores, -1) @ value
 
 
+def weight_norm(v: Array, g: Array, dim: int) -> Array:
+    """A weight of length `g` along an axis, in the direction of `v`."""
+    others = tuple(axis for axis in range(v.ndim) if axis != dim)
+    return v * (g / jnp.sqrt((v * v).sum(others, keepdims=True)))
+
+
 def first(function: Callable[..., Array]) -> Callable[..., tuple[Array]]:
     """The function as an operator that returns more, of which the first alone is known."""
     return functools.wraps(function)(lambda *args, **kwargs: (function(*args, **kwargs),))
@@ -148,5 +154,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     **{f"upsample_nearest{n}d": nearest for n in (1, 2, 3)},
     "upsample_linear1d": bilinear,
     "upsample_bilinear2d": bilinear,
+    "_weight_norm": weight_norm,
     "scaled_dot_product_attention": attention,
 }

@@ -86,12 +86,21 @@ def _frozen(module: Any) -> torch.nn.Module:
     if not isinstance(module, torch.nn.Module):
         raise InputError(f"The teacher is a {type(module).__name__} and no torch.nn.Module; give the module itself.")
     try:
-        return copy.deepcopy(module).to(device="cpu", dtype=torch.float32).eval()
+        return copy.deepcopy(_unwrapped(module)).to(device="cpu", dtype=torch.float32).eval()
     except Exception as error:
         raise InputError(
             f"The module {type(module).__name__} cannot be copied to float32 on the CPU ({line(error)}); "
-            "give a plain module."
+            "give it without weight_norm and spectral_norm (remove_weight_norm), as a plain module."
         ) from error
+
+
+def _unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, where torch.compile or a wrapper for several devices stands around it."""
+    import torch
+
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    inner = module.module if isinstance(module, wrappers) else getattr(module, "_orig_mod", None)
+    return module if inner is None else _unwrapped(inner)
 
 
 def _answer(module: torch.nn.Module, inputs: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def traced(module: torch.nn.Module, inputs: np.ndarray) -> tuple[Program, Variab
         if step.layer is not None and field in step.kwargs
     }
     weights, constants, leaves = {}, {}, {}
-    for name in targets.keys() & names:
+    for name in (name for name in targets if name in names):  # in one order on every host
         array = _array(stored[targets[name]])
         if "CONSTANT" in sources[name].kind.name or array.dtype != np.float32:
             constants[name] = array
