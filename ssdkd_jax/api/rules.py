@@ -37,6 +37,7 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
     config.buffer.size = max(10 * batch, 10 * inputs.classes)
     config.views.update(count=0, flip=False)
     config.sampler.name = "uniform"
+    config.schedule.update(rounds=25, warmup=5, distill_steps=30, evaluate_every=5)
     config.yardstick_steps = 0
     return config
 
