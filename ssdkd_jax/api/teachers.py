@@ -240,24 +240,21 @@ def frozen_network(apply: Callable[[Variables, Array], Array], variables: Variab
     return Network(init, apply, train)
 
 
-def learner(student: nn.Module | nnx.Module, inputs: Inputs, compute: str, axis: str | None = parallel.AXIS) -> Network:
+def bound(
+    student: nn.Module | nnx.Module, inputs: Inputs, compute: str = "float32", axis: str | None = parallel.AXIS
+) -> Network:
     """A student that was handed over, as functions of its variables.
 
     Raises:
-        InputError: for what is no flax module, or a line for each reason for which it cannot learn.
+        InputError: for what is no flax module.
     """
-    name, shape = name_of(student), inputs.image_shape
     if isinstance(student, nn.Module):
-        network = models.bind(student, shape, inputs.mean, inputs.std, axis, compute)
-    elif isinstance(student, nnx.Module):
-        network, _ = nnx_module.network(student, shape, inputs.mean, inputs.std, axis, compute)
-    else:
-        raise InputError(
-            f"The student is a {type(student).__name__}; give a name of the zoo, such as 'wrn10_1', or a flax module."
-        )
-    if faults := conformance.check(network, shape, name):
-        raise InputError("\n".join(faults))
-    return network
+        return models.bind(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
+    if isinstance(student, nnx.Module):
+        return nnx_module.network(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)[0]
+    raise InputError(
+        f"The student is a {type(student).__name__}; give a name of the zoo, such as 'wrn10_1', or a flax module."
+    )
 
 
 def name_of(module: Any) -> str:

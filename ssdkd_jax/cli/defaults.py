@@ -1,4 +1,4 @@
-"""The config of a command that names none: every setting at its default."""
+"""The config of a command that names none: every setting at its default, and no data."""
 
 from ml_collections import ConfigDict
 
@@ -6,5 +6,7 @@ from ssdkd_jax import config
 
 
 def get_config() -> ConfigDict:
-    """As `ssdkd_jax.config.default`."""
-    return config.default()
+    """As `ssdkd_jax.config.default`, without data."""
+    defaults = config.default()
+    defaults.data.name = "none"
+    return defaults

@@ -75,7 +75,8 @@ def launch(
                 raise
             sys.exit("\n".join(f"Error: {sentence}" for sentence in folders.explain(error).split("\n")))
 
-    app.run(guarded, flags_parser=lambda argv: _parse(prepared(list(argv))))
+    sys.argv = prepared(sys.argv)  # where the config's flag looks for what is set in it
+    app.run(guarded, flags_parser=_parse)
 
 
 def _document(module: ModuleType) -> None:
