@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_dict
 from ssdkd_jax.errors import Faults, InputError
 
 Record = TypeVar("Record")
+Section = Any  # a class made by `section`, with an attribute SECTION
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 WORDS = {"least": "of at least", "most": "of at most", "above": "above", "below": "below"}
 WITHIN = {"least": operator.ge, "most": operator.le, "above": operator.gt, "below": operator.lt}
@@ -57,14 +58,14 @@ def setting(
 def section(name: str) -> Any:
     """Class decorator: a frozen record of fields that stand in the config under `name`; '' for its top level."""
 
-    def decorate(cls: type) -> type:
+    def decorate(cls: Section) -> Section:
         cls.SECTION = name
         return dataclasses.dataclass(frozen=True)(cls)
 
     return decorate
 
 
-def fields(record: type) -> dict[str, dataclasses.Field]:
+def fields(record: Section) -> dict[str, dataclasses.Field]:
     """The fields of a section's record by their dotted names in the config."""
     prefix = f"{record.SECTION}." if record.SECTION else ""
     return {prefix + field.name: field for field in dataclasses.fields(record)}
@@ -111,12 +112,12 @@ def wanted(field: dataclasses.Field, kind: Any) -> str:
     return f"{words}, or None" if optional else words
 
 
-def faults(record: type, config: Mapping[str, Any]) -> dict[str, str]:
+def faults(record: Section, config: Mapping[str, Any]) -> dict[str, str]:
     """Dotted field -> a sentence, for each field of a section whose value is missing, or not of its type and range."""
-    part = config.get(record.SECTION) if record.SECTION else config
+    part: Any = config.get(record.SECTION) if record.SECTION else config
     if not hasattr(part, "get"):
         return {record.SECTION: f"{record.SECTION} = {part!r} is no section; start from config.default()."}
-    hints, found = typing.get_type_hints(record), {}
+    hints, found = typing.get_type_hints(record), dict[str, str]()
     for name, field in fields(record).items():
         if field.name not in part:
             found[name] = f"{name} is missing; set it to {wanted(field, hints[field.name])}."
@@ -173,7 +174,7 @@ class Reader:
     """
 
     def __init__(self, config: ConfigDict):
-        self.config, self.read_fields, self.faults = config, set(), Faults()
+        self.config, self.read_fields, self.faults = config, set[str](), Faults()
 
     def __call__(self, record: type[Record]) -> Record:
         """The record as the config fills it.
@@ -181,14 +182,15 @@ class Reader:
         Args:
             record: made by `section`; or a class with a `from_config(reader)`; or a dataclass of such.
         """
-        if hasattr(record, "from_config"):
-            return record.from_config(self)
-        if hasattr(record, "SECTION"):
+        if from_config := getattr(record, "from_config", None):
+            return from_config(self)
+        if (name := getattr(record, "SECTION", None)) is not None:
             self.read_fields |= fields(record).keys()
-            wrong = faults(record, self.config)
-            self.faults.extend(wrong.values())
-            values = self.config[record.SECTION] if record.SECTION else self.config
-            made = record(**{field.name: values.get(field.name) for field in dataclasses.fields(record)})
+            found = faults(record, self.config)
+            wrong = bool(found)
+            self.faults.extend(found.values())
+            values = self.config[name] if name else self.config
+            made = record(**{field.name: values.get(field.name) for field in fields(record).values()})
         else:
             before = len(self.faults.sentences)
             made = record(**{name: self(kind) for name, kind in typing.get_type_hints(record).items()})
@@ -210,7 +212,7 @@ class Reader:
             )
 
 
-def defaults(records: Iterable[type]) -> ConfigDict:
+def defaults(records: Iterable[Section]) -> ConfigDict:
     """A config of all fields of these records at their defaults; locked, so that no field can be added.
 
     Raises:

@@ -207,6 +207,7 @@ def _torch() -> Any:
     except ImportError as error:
         told = "PyTorch files need PyTorch: pip install 'ssdkd_jax[torch]', or use .safetensors instead."
         raise MissingError(told) from error
-    if torch.__version__ < TORCH:
-        raise InputError(f"PyTorch {torch.__version__} can be made to run code by a file; install 2.10 or newer.")
+    version: Any = torch.__version__  # compares with tuples
+    if version < TORCH:
+        raise InputError(f"PyTorch {version} can be made to run code by a file; install 2.10 or newer.")
     return torch

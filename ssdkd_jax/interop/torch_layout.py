@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -79,10 +79,13 @@ COUNTER = "num_batches_tracked"
 class Tensor(Protocol):
     """What `from_torch` reads: an array, or anything that knows its shape and becomes one when asked."""
 
-    shape: Sequence[int]
-    dtype: object
+    @property
+    def shape(self) -> Sequence[int]: ...
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
 
 
 def of(model: str) -> Layout:
