@@ -18,17 +18,16 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, presets
 from ssdkd_jax import config as settings
-from ssdkd_jax.api import rules, synthesis, teachers
+from ssdkd_jax.api import rules, students, synthesis
 from ssdkd_jax.api.judges import Evaluate, judge_of
 from ssdkd_jax.api.synthesis import SyntheticSet
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
-from ssdkd_jax.models import conformance
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import distillation, identity, pipeline
-from ssdkd_jax.types import Inputs, TrainState
+from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +121,7 @@ def distill(
     config = resolved(teacher, student, config, task, seed, rounds)
     settings.check(config)
     original, config = config, build.for_devices(config)
-    learner = None if isinstance(student, str) else handed_over(student, teacher.inputs, config.compute)
+    learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, config.compute)
     folder, clock, latest = workdir and Path(workdir), progress.Stopwatch(), Latest()
     with folders.claimed(folder) if folder else contextlib.nullcontext():
         if folder:
@@ -150,7 +149,7 @@ def default_config(teacher: Teacher, student: str | nn.Module | nnx.Module, task
     if isinstance(student, str):
         network = build.network(student, teacher.inputs, axis=None)
     else:
-        network = teachers.bound(student, teacher.inputs, axis=None)
+        network = students.bound(student, teacher.inputs, axis=None)
     config = rules.config_for(teacher.inputs, teacher.network, network)
     config.task.name = task
     return config
@@ -178,18 +177,6 @@ def resolved(
     if rounds is not None and isinstance(rounds, int):
         config.schedule.warmup = max(0, min(config.schedule.warmup, rounds - 1))
     return config
-
-
-def handed_over(student: nn.Module | nnx.Module, inputs: Inputs, compute: str) -> pipeline.Learner:
-    """A student that is a flax module, looked at first.
-
-    Raises:
-        InputError: a line for each reason for which it cannot learn.
-    """
-    network, name = teachers.bound(student, inputs, compute), teachers.name_of(student)
-    if faults := conformance.check(network, inputs.image_shape, name):
-        raise InputError("\n".join(faults))
-    return pipeline.Learner(name, network)
 
 
 def compare(prepared: pipeline.Prepared) -> None:

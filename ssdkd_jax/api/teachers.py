@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from ssdkd_jax import models
-from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import nnx_module, notes, saved, torch_import
 from ssdkd_jax.interop.saved import Classifier
@@ -200,7 +199,7 @@ class Teacher(Classifier):
             return apply(variables["params"], (images - shift) / scale).astype("float32")
 
         name = f"function {getattr(apply, '__qualname__', type(apply).__name__)}"
-        return cls._looked_at(frozen_network(logits, frozen), frozen, inputs, name)
+        return cls._looked_at(models.frozen(logits, frozen), frozen, inputs, name)
 
     @classmethod
     def _looked_at(
@@ -225,36 +224,6 @@ class Teacher(Classifier):
             f"logits from {logits.min():.3g} to {logits.max():.3g} on noise."
         )
         return teacher
-
-
-def frozen_network(apply: Callable[[Variables, Array], Array], variables: Variables) -> Network:
-    """A network that is never trained, from its function; its `init` gives zeros of the shapes of its variables."""
-    shapes = jax.eval_shape(lambda: variables)
-
-    def init(key: Array) -> Variables:
-        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-    def train(*_: Any) -> Any:
-        raise InputError("A frozen function cannot be trained; a student is a network of the zoo or a flax module.")
-
-    return Network(init, apply, train)
-
-
-def bound(
-    student: nn.Module | nnx.Module, inputs: Inputs, compute: str = "float32", axis: str | None = parallel.AXIS
-) -> Network:
-    """A student that was handed over, as functions of its variables.
-
-    Raises:
-        InputError: for what is no flax module.
-    """
-    if isinstance(student, nn.Module):
-        return models.bind(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
-    if isinstance(student, nnx.Module):
-        return nnx_module.network(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)[0]
-    raise InputError(
-        f"The student is a {type(student).__name__}; give a name of the zoo, such as 'wrn10_1', or a flax module."
-    )
 
 
 def name_of(module: Any) -> str:

@@ -29,15 +29,15 @@ from ssdkd_jax.report import progress
 from ssdkd_jax.run import pipeline, summary
 from ssdkd_jax.run import teacher as teachers
 
-TEACHER = flags.DEFINE_string("teacher", None, "Folder of the saved teacher; the same as --config.teacher.checkpoint.")
-STUDENT = flags.DEFINE_string("student", None, "Name of the student; the same as --config.student.model.")
 SECONDS = "What summary.json's seconds are; 'cpu' where others use the machine."
-CLOCK = flags.DEFINE_enum("clock", "wall", list(progress.CLOCKS), SECONDS)
 SAME = {"teacher": "teacher.checkpoint", "student": "student.model"}
 
 
 def launch() -> None:
-    """Parse the flags and run."""
+    """Define the flags, parse them, and run."""
+    flags.DEFINE_string("teacher", None, "Folder of the saved teacher; the same as --config.teacher.checkpoint.")
+    flags.DEFINE_string("student", None, "Name of the student; the same as --config.student.model.")
+    flags.DEFINE_enum("clock", "wall", list(progress.CLOCKS), SECONDS)
     preemption.install()
     shared.launch(main, documented=sys.modules[__name__], prepared=with_config)
 
@@ -57,7 +57,7 @@ def main() -> None:
     """Claim the folder, run, and print the scores."""
     config, workdir = chosen(), Path(shared.WORKDIR.value)
     with shared.claimed(workdir):
-        clock = progress.Stopwatch({"start": environment.seconds_since_start()}, CLOCK.value)
+        clock = progress.Stopwatch({"start": environment.seconds_since_start()}, flags.FLAGS.clock)
         with clock("data"):
             dataset = shared.dataset(config)
         found = pipeline.run(config, dataset, workdir, clock, shared.stop)

@@ -20,23 +20,22 @@ from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.run import evaluation
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved network.")
-MODEL = flags.DEFINE_string("model", None, "Its name, 'package.module:Class', where it is one of your own.")
-TEACHER = flags.DEFINE_string("teacher", None, "Folder of the saved teacher that it is compared with.")
-TEACHER_MODEL = flags.DEFINE_string("teacher_model", None, "As --model, of the teacher.")
-IMAGES = flags.DEFINE_string("images", None, "Folder of images, in folders by class or not.")
-
 
 def launch() -> None:
-    """Parse the flags and run."""
+    """Define the flags, parse them, and run."""
+    flags.DEFINE_string("checkpoint", None, "Folder of the saved network.")
+    flags.DEFINE_string("model", None, "Its name, 'package.module:Class', where it is one of your own.")
+    flags.DEFINE_string("teacher", None, "Folder of the saved teacher that it is compared with.")
+    flags.DEFINE_string("teacher_model", None, "As --model, of the teacher.")
+    flags.DEFINE_string("images", None, "Folder of images, in folders by class or not.")
     shared.launch(main, ("checkpoint",), documented=sys.modules[__name__])
 
 
 def main() -> None:
     """Evaluate, and print one JSON object."""
-    if bool(IMAGES.value) == bool(shared.CONFIG.value) or bool(IMAGES.value) != bool(TEACHER.value):
+    if bool(flags.FLAGS.images) == bool(shared.CONFIG.value) or bool(flags.FLAGS.images) != bool(flags.FLAGS.teacher):
         raise InputError("What to evaluate on is not clear; give --config, or --teacher and --images.")
-    print(json.dumps(on_folder() if IMAGES.value else on_data()))
+    print(json.dumps(on_folder() if flags.FLAGS.images else on_data()))
 
 
 def on_data() -> dict:
@@ -45,11 +44,11 @@ def on_data() -> dict:
     dataset = shared.dataset(config)
     if dataset is None:
         raise InputError("data.name = 'none' has no test images; name a data set, or give --teacher and --images.")
-    return evaluation.evaluate_saved(config, dataset, CHECKPOINT.value, MODEL.value)
+    return evaluation.evaluate_saved(config, dataset, flags.FLAGS.checkpoint, flags.FLAGS.model)
 
 
 def on_folder() -> dict:
     """Agreement with the teacher on the images of a folder."""
-    teacher = saved.load(TEACHER.value, TEACHER_MODEL.value)
-    images, labels = comparison.read_images(IMAGES.value, teacher.image_shape)
-    return comparison.compare(teacher, saved.load(CHECKPOINT.value, MODEL.value), images, labels)
+    teacher = saved.load(flags.FLAGS.teacher, flags.FLAGS.teacher_model)
+    images, labels = comparison.read_images(flags.FLAGS.images, teacher.image_shape)
+    return comparison.compare(teacher, saved.load(flags.FLAGS.checkpoint, flags.FLAGS.model), images, labels)

@@ -15,19 +15,18 @@ from absl import flags
 from ssdkd_jax.cli import launch as shared
 from ssdkd_jax.interop import saved, stablehlo
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the saved network.")
-MODEL = flags.DEFINE_string("model", None, "Its name, 'package.module:Class', where it is one of your own.")
-OUTPUT = flags.DEFINE_string("output", None, "File to write: .safetensors, .pth, .pt or .stablehlo.")
-IMAGES = flags.DEFINE_enum("images", "uint8", stablehlo.INPUTS, "What a .stablehlo file takes: [0, 255] or [0, 1].")
-
 
 def launch() -> None:
-    """Parse the flags and run."""
+    """Define the flags, parse them, and run."""
+    flags.DEFINE_string("checkpoint", None, "Folder of the saved network.")
+    flags.DEFINE_string("model", None, "Its name, 'package.module:Class', where it is one of your own.")
+    flags.DEFINE_string("output", None, "File to write: .safetensors, .pth, .pt or .stablehlo.")
+    flags.DEFINE_enum("images", "uint8", stablehlo.INPUTS, "What a .stablehlo file takes: [0, 255] or [0, 1].")
     shared.launch(main, ("checkpoint", "output"), documented=sys.modules[__name__])
 
 
 def main() -> None:
     """Export, and say how to feed it."""
-    model = saved.load(CHECKPOINT.value, MODEL.value)
-    takes = model.export(OUTPUT.value, IMAGES.value)
-    print(f"{model.name} written to {OUTPUT.value}; it takes {takes}.")
+    model = saved.load(flags.FLAGS.checkpoint, flags.FLAGS.model)
+    takes = model.export(flags.FLAGS.output, flags.FLAGS.images)
+    print(f"{model.name} written to {flags.FLAGS.output}; it takes {takes}.")

@@ -21,40 +21,39 @@ from ssdkd_jax.interop import notes, saved, torch_import
 from ssdkd_jax.report import progress
 from ssdkd_jax.types import named_leaves
 
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "The .pth, .pt or .safetensors file.")
-MODEL = flags.DEFINE_string("model", None, "Its name in the zoo; recognised where not given.")
-MEAN = flags.DEFINE_list("mean", None, "Mean of its normalisation, a number per channel (or one for all), in [0, 1].")
-STD = flags.DEFINE_list("std", None, "Standard deviation of its normalisation, likewise.")
-IMAGE_SIZE = flags.DEFINE_list("image_size", ["32"], "Pixels, as SIZE or HEIGHT,WIDTH.")
-UNUSUAL = flags.DEFINE_bool(notes.MEANT, False, "Take a mean or std that images in [0, 1] hardly have.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder to save it in.")
-
 
 def launch() -> None:
-    """Parse the flags and run."""
+    """Define the flags, parse them, and run."""
+    flags.DEFINE_string("checkpoint", None, "The .pth, .pt or .safetensors file.")
+    flags.DEFINE_string("model", None, "Its name in the zoo; recognised where not given.")
+    flags.DEFINE_list("mean", None, "Mean of its normalisation, a number per channel (or one for all), in [0, 1].")
+    flags.DEFINE_list("std", None, "Standard deviation of its normalisation, likewise.")
+    flags.DEFINE_list("image_size", ["32"], "Pixels, as SIZE or HEIGHT,WIDTH.")
+    flags.DEFINE_bool(notes.MEANT, False, "Take a mean or std that images in [0, 1] hardly have.")
+    flags.DEFINE_string("output", None, "Folder to save it in.")
     shared.launch(main, ("checkpoint", "mean", "std", "output"), documented=sys.modules[__name__])
 
 
 def main() -> None:
     """Import, save, and say what it is."""
-    size = _numbers("image_size", IMAGE_SIZE.value, int)
+    size = _numbers("image_size", flags.FLAGS.image_size, int)
     if len(size) not in (1, 2) or min(size) < 1:
-        raise InputError(f"--image_size={','.join(IMAGE_SIZE.value)} is no size; write it as 32 or 28,36.")
+        raise InputError(f"--image_size={','.join(flags.FLAGS.image_size)} is no size; write it as 32 or 28,36.")
     height, width = (size * 2)[:2]
-    mean, std = (_numbers(flag.name, flag.value, float) for flag in (MEAN, STD))
+    mean, std = (_numbers(name, flags.FLAGS[name].value, float) for name in ("mean", "std"))
     clock = progress.Stopwatch()
     with clock("reading"):
-        found = torch_import.load(CHECKPOINT.value, (height, width), MODEL.value)
+        found = torch_import.load(flags.FLAGS.checkpoint, (height, width), flags.FLAGS.model)
     inputs = build.Inputs((height, width, found.channels), found.classes, mean, std)
-    note = saved.note(found.model, inputs, UNUSUAL.value)
+    note = saved.note(found.model, inputs, flags.FLAGS.unusual_normalisation)
     with clock("saving"):
-        saved.save(OUTPUT.value, found.variables, note)
+        saved.save(flags.FLAGS.output, found.variables, note)
     print(*found.remarks, sep="\n", end="\n" * bool(found.remarks))
-    how = "named" if MODEL.value else "recognised by its keys"
+    how = "named" if flags.FLAGS.model else "recognised by its keys"
     norms = sum(path.endswith(".var") for path in named_leaves(found.variables))
     print(
         f"{found.model} ({how}), {found.classes} classes, images {height}x{width}x{found.channels}, "
-        f"{models.parameter_count(found.variables):,} parameters, {norms} BatchNorms: saved in {OUTPUT.value} "
+        f"{models.parameter_count(found.variables):,} parameters, {norms} BatchNorms: saved in {flags.FLAGS.output} "
         f"({clock.seconds['reading']:.1f} s reading, {clock.seconds['saving']:.1f} s saving)"
     )
 

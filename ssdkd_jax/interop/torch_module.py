@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import notes, torch_program, torch_trace
 from ssdkd_jax.interop.images import check_shape
 from ssdkd_jax.interop.torch_program import REMEDY, line
-from ssdkd_jax.types import Array, Key, Network, Variables
+from ssdkd_jax.types import Array, Network, Variables
 
 if TYPE_CHECKING:
     import torch
@@ -53,10 +54,6 @@ def network(
     inputs = ((images - shift) / scale).transpose(0, 3, 1, 2)
     expected = _answer(frozen, inputs)
     program, variables = torch_trace.traced(frozen, inputs)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
-
-    def init(key: Key) -> Variables:
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def apply(variables: Variables, images: Array) -> Array:
         check_shape(images.shape, image_shape)
@@ -64,11 +61,8 @@ def network(
         logits = torch_program.run(program, variables, jnp.moveaxis(inputs, -1, 1))
         return jnp.moveaxis(logits, 1, -1).astype(jnp.float32)
 
-    def train(variables: Variables, inputs: Array, key: Key | None = None) -> tuple[Array, Variables]:
-        raise InputError("A frozen PyTorch teacher is not trained; give the student a network of its own.")
-
     _compare(type(module).__name__, apply, variables, images, np.moveaxis(expected, 1, -1))
-    return Network(init, apply, train), variables
+    return models.frozen(apply, variables), variables
 
 
 def _examples(image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssdkd_jax import losses
 from ssdkd_jax.errors import InputError
@@ -24,7 +25,7 @@ from ssdkd_jax.models import conformance, deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
 
-__all__ = ["Generator", "bind", "by_name", "conformance", "flops", "parameter_count", "size"]
+__all__ = ["Generator", "bind", "by_name", "conformance", "flops", "frozen", "parameter_count", "size"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO, **deeplab.ZOO}
 MOST_DEPTH, MOST_WIDTH = 100, 32  # of a WRN
@@ -141,6 +142,19 @@ def bind(
         rngs = {} if key is None else {"params": key}  # flax's fallback for every name that a layer asks for
         outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"], rngs=rngs)
         return losses.widened(outputs), {**variables, **updated}
+
+    return Network(init, apply, train)
+
+
+def frozen(apply: Callable[[Variables, Array], Array], variables: Variables) -> Network:
+    """A network that is never trained, from its function; its `init` gives zeros of the shapes of its variables."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), variables)
+
+    def init(key: Key) -> Variables:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def train(variables: Variables, inputs: Array, key: Key | None = None) -> tuple[Array, Variables]:
+        raise InputError("A frozen teacher is not trained; give the student a network of its own.")
 
     return Network(init, apply, train)
 

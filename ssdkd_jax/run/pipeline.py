@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,8 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax import config as settings
-from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel, supervised
-from ssdkd_jax.errors import Faults, gathered
+from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel
 from ssdkd_jax.interop.saved import Classifier
-from ssdkd_jax.models import conformance
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import (
     distillation,
@@ -27,11 +24,12 @@ from ssdkd_jax.run import (
     indicators,
     pictures,
     profiling,
+    readiness,
     summary,
     yardstick,
 )
 from ssdkd_jax.run import teacher as teachers
-from ssdkd_jax.types import Inputs, Network, Preview, Variables
+from ssdkd_jax.types import Network, Preview, Variables
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
@@ -107,9 +105,9 @@ def run(
     if dataset is None:
         teacher, judge, images = teachers.given(config), evaluation.without_data(), None
         config.teacher.model = teacher.name
-        conform(config, teacher.inputs)
+        readiness.conform(config, teacher.inputs)
     else:
-        judge, images = evaluation.on(config, dataset), ready(config, dataset, workdir)
+        judge, images = evaluation.on(config, dataset), readiness.ready(config, dataset, workdir)
         teacher = teachers.obtain(config, dataset, workdir, clock, stop)
     prepared = prepare(config, teacher, judge, clock, images=images)
     done = start(prepared, workdir, clock, distillation.Watchers(stop=stop))
@@ -215,43 +213,6 @@ def keep(
     if hosts.is_first():
         files.write_json(workdir / "summary.json", found)
     return found
-
-
-def ready(config: ConfigDict, dataset: Dataset, workdir: Path) -> np.ndarray:
-    """The images that the yardstick 'given' distils on, once the data set is found to be one for this run.
-
-    Raises:
-        InputError: where they are not, or do not fit a teacher that is still to be trained.
-    """
-    evaluation.check(dataset)
-    images, faults = yardstick.given_images(config, dataset), Faults()
-    with faults:
-        conform(config, evaluation.inputs(config, dataset))
-    if teachers.to_be_trained(config, workdir):
-        of_model = Exception if faults.sentences else ()  # a model that does not serve may raise whatever it likes
-        with contextlib.suppress(of_model), faults:
-            fits(config, dataset, images)
-    faults.report()
-    return images
-
-
-def conform(config: ConfigDict, inputs: Inputs) -> None:
-    """Raise InputError, a line a fault, where a model of one's own does not serve; the zoo's are known to."""
-    faults = Faults()
-    for name in sorted({config.teacher.model, config.student.model}):
-        if ":" in name:
-            network = build.network(name, inputs, None, config.compute)
-            faults.extend(conformance.check(network, inputs.image_shape, name))
-    faults.report()
-
-
-def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
-    """Raise InputError, a line a fault, where a config does not fit the data or the teacher that it is to train."""
-    teacher = teachers.untrained(config, dataset)
-    gathered(
-        lambda: supervised.check_batch(len(dataset.train_images), config.teacher.batch),
-        lambda: build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images),
-    )
 
 
 def sizes(teacher: Classifier, job: build.Job) -> dict[str, int]:
