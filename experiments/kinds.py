@@ -2,7 +2,7 @@
 
     python experiments/kinds.py --workdir=runs/kinds --seeds=0,1,2
 
-Five ways in: a saved network and a PyTorch file of the zoo's wrn16_1; and a network of another layout as a linen module,
+Five ways in: a saved network and a PyTorch file of the zoo's wrn16_1; a network of another layout as a linen module,
 an NNX module and a PyTorch module. The student, wrn10_1, has less than half their parameters. Started again, it goes on
 with the runs that are missing. Writes kinds.json into the workdir.
 """
