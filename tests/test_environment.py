@@ -82,7 +82,7 @@ def test_without_a_home_one_line_says_that_nothing_is_cached(tmp_path):
     code, _, err = homeless("export.py", *flags)
     assert code == 1
     assert err[0].startswith("Compiled programs are not cached (there is no home directory); set JAX_")
-    assert err[1:] == [f"Error: No saved model in '{tmp_path}'; train one with experiments/train_teacher.py."]
+    assert err[1:] == [f"Error: No saved model in '{tmp_path}'; name one that a run, `ssdkd import` or `save` left."]
     code, _, err = homeless("export.py", *flags, XDG_CACHE_HOME=str(tmp_path))
     assert (code, len(err)) == (1, 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -51,7 +52,7 @@ def compare(teacher: Classifier, student: Classifier, images: Any, labels: Any =
     found = {
         "images": len(images),
         "agreement": float(np.mean(told == said)),
-        "kl": float(np.mean(losses.kl_divergence(f_t, f_s))),
+        "kl": float(losses.kl_divergence(jnp.asarray(f_t), jnp.asarray(f_s)).mean()),
         "confidence": float(np.exp(f_t - np.logaddexp.reduce(f_t, -1, keepdims=True)).max(-1).mean()),
     }
     if labels is None:

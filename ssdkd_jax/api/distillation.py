@@ -118,16 +118,16 @@ def distill(
     ((2, 3), True)
     """
     teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher)
-    config = resolved(teacher, student, config, task, seed, rounds)
-    settings.check(config)
-    original, config = config, build.for_devices(config)
-    learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, config.compute)
-    folder, clock, latest = workdir and Path(workdir), progress.Stopwatch(), Latest()
+    original = resolved(teacher, student, config, task, seed, rounds)
+    settings.check(original)
+    whole = build.for_devices(original)
+    learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, whole.compute)
+    folder, clock, latest = Path(workdir) if workdir else None, progress.Stopwatch(), Latest()
     with folders.claimed(folder) if folder else contextlib.nullcontext():
         if folder:
-            identity.check_folder(folder, config)
-        judge = judge_of(evaluate, config, teacher)
-        prepared = pipeline.prepare(config, teacher, judge, clock, learner)
+            identity.check_folder(folder, whole)
+        judge = judge_of(evaluate, whole, teacher)
+        prepared = pipeline.prepare(whole, teacher, judge, clock, learner)
         compare(prepared)
         watchers = distillation.Watchers(on_round=on_round or nobody, on_state=latest.keep)
         try:
@@ -164,19 +164,22 @@ def resolved(
     rounds: int | None,
 ) -> ConfigDict:
     """The config of a call, with what the caller says besides."""
-    if config is None or isinstance(config, str):
-        method, config = config, default_config(teacher, student)
-        config = presets.apply(config, method) if method else config
-    elif not isinstance(config, ConfigDict):
+    if isinstance(config, ConfigDict):
+        found = config
+    elif config is None:
+        found = default_config(teacher, student)
+    elif isinstance(config, str):
+        found = presets.apply(default_config(teacher, student), config)
+    else:
         raise InputError(f"config is a {type(config).__name__}; give a ConfigDict, the name of a method, or None.")
-    config = synthesis.prepared(config, task, seed)
+    found = synthesis.prepared(found, task, seed)
     if isinstance(student, str):
-        config.student.model = student
-    with config.ignore_type():
-        config.schedule.rounds = config.schedule.rounds if rounds is None else rounds
-    if rounds is not None and isinstance(rounds, int):
-        config.schedule.warmup = max(0, min(config.schedule.warmup, rounds - 1))
-    return config
+        found.student.model = student
+    with found.ignore_type():
+        found.schedule.rounds = found.schedule.rounds if rounds is None else rounds
+    if isinstance(rounds, int):
+        found.schedule.warmup = max(0, min(found.schedule.warmup, rounds - 1))
+    return found
 
 
 def compare(prepared: pipeline.Prepared) -> None:

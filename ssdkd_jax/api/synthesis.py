@@ -23,7 +23,7 @@ from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.models import OWN
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import pictures
-from ssdkd_jax.types import Inputs, Network, Preview
+from ssdkd_jax.types import Array, Inputs, Key, Network, Preview, Variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,8 @@ def of_rows(teacher: Classifier, rows: Preview) -> SyntheticSet:
     """Images of a run, with the teacher's logits."""
     parts = [np.asarray(teacher(rows.images[at : at + AT_ONCE])) for at in range(0, len(rows.images), AT_ONCE)]
     logits = np.concatenate(parts) if parts else np.zeros((0, teacher.classes), np.float32)
-    return SyntheticSet(rows.images, rows.label, rows.confidence, logits, teacher.classes)
+    images, labels, confidence = (np.asarray(x) for x in (rows.images, rows.label, rows.confidence))
+    return SyntheticSet(images, labels, confidence, logits, teacher.classes)
 
 
 def synthesize(
@@ -174,11 +175,11 @@ def prepared(config: ConfigDict, task: str | None, seed: int | None) -> ConfigDi
 def indifferent(inputs: Inputs, task: str) -> Network:
     """A student of no parameters, which answers nothing of any image."""
 
-    def apply(variables: dict, images: jax.Array) -> jax.Array:
+    def apply(variables: Variables, images: Array) -> Array:
         shape = images.shape[:3] if task == "segmentation" else images.shape[:1]
         return jnp.zeros((*shape, inputs.classes), jnp.float32) + variables["params"]["bias"]
 
-    def train(variables: dict, images: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, dict]:
+    def train(variables: Variables, images: Array, key: Key | None = None) -> tuple[Array, Variables]:
         return apply(variables, images), variables
 
     return Network(lambda key: {"params": {"bias": jnp.zeros(inputs.classes)}}, apply, train)

@@ -240,5 +240,5 @@ def _inputs(
             f"image_shape = {tuple(image_shape)} is not (height, width, channels); write it as (32, 32, 3)."
         )
     notes.check_normalisation(mean, std, image_shape[-1], meant)
-    numbers = (tuple(map(float, moment)) for moment in (mean, std))
-    return Inputs(tuple(map(int, image_shape)), classes, *numbers)
+    height, width, channels = map(int, image_shape)
+    return Inputs((height, width, channels), classes, tuple(map(float, mean)), tuple(map(float, std)))

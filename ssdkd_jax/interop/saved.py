@@ -132,9 +132,10 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
         ValueError: where it is damaged, is of another model than `model`, or has arrays or a note that no such
             model has.
     """
+    missing = MissingError(f"No saved model in '{folder}'; name one that a run, `ssdkd import` or `save` left.")
     path = checkpoint.newest(folder)
     if path is None:
-        raise MissingError(f"No saved model in '{folder}'; train one with experiments/train_teacher.py.")
+        raise missing
     try:
         note = checkpoint.verify(path)
     except checkpoint.Damaged as error:
@@ -144,8 +145,10 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
     inputs = Inputs(tuple(note["image_shape"]), note["classes"], tuple(note["mean"]), tuple(note["std"]))
     module = models.by_name(note["model"], inputs.classes)
     network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
-    _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
-    return Classifier(network, variables, inputs, note["model"], note)
+    restored = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
+    if restored is None:  # deleted in the meantime
+        raise missing
+    return Classifier(network, restored[1], inputs, note["model"], note)
 
 
 def _check_name(folder: str | Path, found: str, named: str | None) -> None:
