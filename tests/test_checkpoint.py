@@ -239,7 +239,7 @@ def test_a_damaged_model_is_an_error(model, tmp_path):
 
 
 def test_a_missing_model_is_an_error_that_names_the_script(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"No saved model in .*train_teacher\.py"):
+    with pytest.raises(FileNotFoundError, match=r"No saved model in .* a run, `ssdkd import` or `save` left"):
         saved.load(tmp_path)
 
 
