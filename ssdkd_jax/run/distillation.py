@@ -112,7 +112,7 @@ def distil(
             student, batches = judges.student(state), indicators.BATCHES if rounds == job.plan.rounds else 1
             found = judges.scores(student) | judges.fresh(programs, state, teacher, student, batches)
         distilled.curve.append(point(rounds, clock, found))
-        board.scalars({f"test/{name}": value for name, value in found.items()}, rounds)
+        board.scalars({name if name in indicators.NAMES else f"test/{name}": found[name] for name in found}, rounds)
         rows = judges.preview(state)
         board.image("synthetic", plots.class_grid(rows.images, rows.label, job.task.classes), rounds)
         return found
