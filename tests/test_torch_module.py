@@ -69,20 +69,11 @@ def test_the_variables_bear_pytorchs_names_and_are_found_by_them(block):
     np.testing.assert_array_equal(variables["params"]["stem"]["0"]["weight"], module.stem[0].weight.detach())
     np.testing.assert_array_equal(variables["batch_stats"]["head"]["1"]["var"], module.head[1].running_var)
     assert set(variables["params"]) == {"stem", "conv", "norm", "head"}
-    assert conformance.misplaced(variables) == []
-    images = nets.pictures(conformance.IMAGES)
-
-    def seen(variables, images):
-        found = teacher.observe(network, variables, images)
-        return found.logits, found.moments
-
-    assert conformance.unseen(jax.jit(seen), variables, images) == []
-    assert conformance.answers(jax.jit(seen), variables, images) == []
-    assert conformance.unsteady(network, variables, images) == []
+    assert conformance.check(network, SHAPE, "own", variables, trained=False) == []
     zeros = network.init(jax.random.key(0))
     assert jax.tree.map(lambda x: (x.shape, x.dtype), zeros) == jax.tree.map(lambda x: (x.shape, x.dtype), variables)
     with pytest.raises(InputError, match="not trained"):
-        network.train(variables, images)
+        network.train(variables, nets.pictures(2))
 
 
 def test_a_network_without_batch_norm_has_no_statistics():
@@ -191,15 +182,15 @@ def test_shapes_that_do_not_fit_are_told(block):
 
 
 def test_logits_that_are_not_pytorchs_are_refused(monkeypatch):
-    known = torch_module.torch_trace.OPERATORS
-    monkeypatch.setattr(torch_module.torch_trace, "OPERATORS", {**known, "relu": lambda self: abs(self)})
+    known = torch_module.trace.OPERATORS
+    monkeypatch.setattr(torch_module.trace, "OPERATORS", {**known, "relu": lambda self: abs(self)})
     with pytest.raises(InputError, match=r"logits of the module Block in jax differ from PyTorch's by [\d.]+"):
         torch_module.network(nets.randomised(nets.Block()), SHAPE, MEAN, STD)
 
 
 def test_an_operator_that_fails_in_jax_is_named_with_its_place(monkeypatch):
-    known = torch_module.torch_trace.OPERATORS
-    monkeypatch.setattr(torch_module.torch_trace, "OPERATORS", {**known, "relu": lambda self: self + "1"})
+    known = torch_module.trace.OPERATORS
+    monkeypatch.setattr(torch_module.trace, "OPERATORS", {**known, "relu": lambda self: self + "1"})
     with pytest.raises(InputError, match=r"operator aten::relu in forward \(Block\) fails in jax .*; write"):
         torch_module.network(nets.randomised(nets.Block()), SHAPE, MEAN, STD)
 

@@ -15,9 +15,11 @@ import numpy as np
 
 from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import notes, torch_program, torch_trace
+from ssdkd_jax.interop import notes
 from ssdkd_jax.interop.images import check_shape
-from ssdkd_jax.interop.torch_program import REMEDY, line
+from ssdkd_jax.interop.torch_graph import program as programs
+from ssdkd_jax.interop.torch_graph import trace
+from ssdkd_jax.interop.torch_graph.program import REMEDY, line
 from ssdkd_jax.types import Array, Network, Variables
 
 if TYPE_CHECKING:
@@ -53,12 +55,12 @@ def network(
     frozen = _frozen(module)
     inputs = ((images - shift) / scale).transpose(0, 3, 1, 2)
     expected = _answer(frozen, inputs)
-    program, variables = torch_trace.traced(frozen, inputs)
+    program, variables = trace.traced(frozen, inputs)
 
     def apply(variables: Variables, images: Array) -> Array:
         check_shape(images.shape, image_shape)
         inputs = jnp.asarray((images - shift) / scale, jnp.float32)
-        logits = torch_program.run(program, variables, jnp.moveaxis(inputs, -1, 1))
+        logits = programs.run(program, variables, jnp.moveaxis(inputs, -1, 1))
         return jnp.moveaxis(logits, 1, -1).astype(jnp.float32)
 
     _compare(type(module).__name__, apply, variables, images, np.moveaxis(expected, 1, -1))

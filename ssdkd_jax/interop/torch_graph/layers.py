@@ -1,6 +1,6 @@
 """PyTorch's dense layers, normalisations, resizing and attention in jax, channels first.
 
-Each function takes the arguments of the aten operator by the names of its schema; see `torch_program`.
+Each function takes the arguments of the aten operator by the names of its schema; see `program`.
 """
 
 from __future__ import annotations

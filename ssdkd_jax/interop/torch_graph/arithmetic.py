@@ -1,4 +1,4 @@
-"""PyTorch's arithmetic in jax: activations, sums, products and reductions; see `torch_program` for how it is called."""
+"""PyTorch's arithmetic in jax: activations, sums, products and reductions; see `program` for how it is called."""
 
 from __future__ import annotations
 

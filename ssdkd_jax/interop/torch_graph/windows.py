@@ -1,6 +1,6 @@
 """PyTorch's convolutions and pools in jax, channels first.
 
-Each function takes the arguments of the aten operator by the names of its schema; see `torch_program`.
+Each function takes the arguments of the aten operator by the names of its schema; see `program`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ssdkd_jax.interop.torch_layers import affine, mixed
+from ssdkd_jax.interop.torch_graph.layers import affine, mixed
 from ssdkd_jax.types import Array
 
 Sizes = int | Sequence[int]

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import torch_arithmetic, torch_layers, torch_shapes, torch_windows
+from ssdkd_jax.interop.torch_graph import arithmetic, layers, shapes, windows
 from ssdkd_jax.models import observe
 from ssdkd_jax.types import Array, Variables
 
 OPERATORS: Mapping[str, Callable[..., Any]] = {
-    **torch_arithmetic.OPERATORS,
-    **torch_layers.OPERATORS,
-    **torch_shapes.OPERATORS,
-    **torch_windows.OPERATORS,
+    **arithmetic.OPERATORS,
+    **layers.OPERATORS,
+    **shapes.OPERATORS,
+    **windows.OPERATORS,
 }
 REMEDY = "write the network in flax, or use Teacher.from_function"
 

@@ -1,4 +1,4 @@
-"""PyTorch's operators in jax that move values and compute none; see `torch_program` for how they are called."""
+"""PyTorch's operators in jax that move values and compute none; see `program` for how they are called."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.interop import torch_program
-from ssdkd_jax.interop.torch_program import OPERATORS, REMEDY, Program, Step, Value, line
+from ssdkd_jax.interop.torch_graph import program as programs
+from ssdkd_jax.interop.torch_graph.program import OPERATORS, REMEDY, Program, Step, Value, line
 from ssdkd_jax.types import Variables
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def traced(module: torch.nn.Module, inputs: np.ndarray) -> tuple[Program, Variab
     nodes = list(exported.graph.nodes)
     steps = [_step(node, targets) for node in nodes if node.op not in ("placeholder", "output")]
     logits = Value(exported.graph_signature.user_outputs[0])
-    steps, names = torch_program.live(steps, logits)
+    steps, names = programs.live(steps, logits)
     _check_known(type(module).__name__, steps)
     statistics = {
         step.kwargs[field].name: (*filter(None, step.layer.split("/")), kind)
@@ -106,7 +106,7 @@ def _step(node: torch.fx.Node, targets: Mapping[str, str]) -> Step:
     default = {x.name: x.default_value for x in schema.arguments if x.has_default_value()}
     kind = schema.name.removeprefix("aten::")
     function = OPERATORS.get(kind)
-    arguments = None if function is None else torch_program.called(function, given, default)
+    arguments = None if function is None else programs.called(function, given, default)
     if arguments is None:
         overload = f".{schema.overload_name}" if function and schema.overload_name else ""
         return Step(node.name, schema.name + overload, None, args, kwargs, place)
