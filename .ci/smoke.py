@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,9 +21,7 @@ import numpy as np
 
 import ssdkd_jax
 from ssdkd_jax import build, config, data, errors, presets
-from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.interop import saved
-from ssdkd_jax.report import progress
 
 INPUTS = build.Inputs((16, 16, 1), 10, (0.3,), (0.35,))
 MODEL = "wrn10_1"
@@ -47,43 +46,38 @@ def installed() -> None:
             raise AssertionError("data.load('digits') without scikit-learn")
 
 
-def teacher() -> saved.Saved:
-    """An untrained teacher of the zoo, saved and loaded."""
+def teacher() -> None:
+    """An untrained teacher of the zoo, saved."""
     variables = jax.jit(build.network(MODEL, INPUTS).init)(jax.random.key(0))
     saved.save("teacher", variables, saved.note(MODEL, INPUTS))
     found = saved.load("teacher")
     for one, other in zip(jax.tree.leaves(variables), jax.tree.leaves(found.variables), strict=True):
         np.testing.assert_array_equal(one, other)
-    return found
 
 
-def distil(network: saved.Saved) -> dict:
-    """The variables of a student that was distilled from the network."""
-    settings = config.default()
-    settings.teacher.model = settings.student.model = MODEL
+def distil() -> None:
+    """Three lines of Python give a student; a few steps, nothing is learnt."""
+    network = ssdkd_jax.Teacher.load("teacher")
+    settings = ssdkd_jax.default_config(network, MODEL)
     settings.student.batch = settings.synthesis.batch = 16
-    settings.synthesis.update(inner_steps=2, width=8, latent=16, adv=0.0)
+    settings.student.regression = 0.0
+    settings.synthesis.update(inner_steps=2, width=8)
     settings.buffer.size = 32
-    settings.views.count = 0
     settings.schedule.update(rounds=2, warmup=1, distill_steps=3)
-    job = build.job(settings, INPUTS, network.network, network.variables)
-    first = jax.jit(lambda: loop.init(job.method, job.network, job.tx, settings.seed))()
-    state, fixed = parallel.to_devices(first), parallel.to_devices(network.variables)
-    programs = loop.compile_round(job.method, job.step, job.plan, state, fixed)
-    state, _ = loop.run(programs, job.plan, state, fixed, progress.Stopwatch(), lambda *_: None)
-    assert loop.position(state).finished(job.plan)
-    return parallel.to_host(state.student.variables)
+    ssdkd_jax.distill(network, MODEL, settings).student.save("student")
 
 
 def main() -> None:
     """All of it, in an empty folder."""
     assert not any(Path.cwd().iterdir()), "start in an empty folder"
     installed()
-    network = teacher()
-    saved.save("student", distil(network), saved.note(MODEL, INPUTS))
+    teacher()
+    distil()
     logits = saved.load("student")(np.zeros((2, 16, 16, 1), np.uint8))
     assert logits.shape == (2, 10)
     assert np.isfinite(logits).all()
+    command = subprocess.run([Path(sys.executable).with_name("ssdkd"), "--help"], capture_output=True, text=True)
+    assert "a student from a teacher, without its data" in command.stdout, command.stderr
     print(f"The wheel works: jax {jax.__version__}, {time.process_time():.0f} processor seconds.")
 
 

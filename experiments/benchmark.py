@@ -21,7 +21,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import common
 import numpy as np
 import runs
 import tables
@@ -29,6 +28,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import presets
+from ssdkd_jax.cli import launch
 from ssdkd_jax.engine import files
 from ssdkd_jax.errors import InputError
 
@@ -62,7 +62,7 @@ class Pace(NamedTuple):
 
 def main() -> None:
     """Run what is missing, and write what there is."""
-    workdir, config = Path(common.WORKDIR.value), common.config()
+    workdir, config = Path(launch.WORKDIR.value), launch.config()
     runs.begin(workdir, config)
     compare(workdir, config, METHODS.value, SEEDS.value, BUDGETS.value)
 
@@ -217,4 +217,4 @@ def accuracy_at(run: dict, seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    launch.launch(main)

@@ -14,13 +14,13 @@ from ssdkd_jax.engine import environment
 
 environment.prepare()
 
-import common
 import cost
 import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, data
+from ssdkd_jax.cli import launch
 from ssdkd_jax.run import evaluation
 
 DEVICES = flags.DEFINE_list("devices", ["1", "8", "256"], "How many devices to predict for.")
@@ -38,7 +38,7 @@ SHAPES = {  # of images and classes, so that the data need not be there
 
 def main() -> None:
     """Count, and print a table for each number of devices."""
-    config = build.resolved(common.config())
+    config = build.resolved(launch.config())
     inputs = the_inputs(config)
     model = cost.model(config, inputs)
     each = model(1)
@@ -90,4 +90,4 @@ def state_bytes(config: ConfigDict, inputs: build.Inputs) -> int:
 
 
 if __name__ == "__main__":
-    common.launch(main, required=("config",))
+    launch.launch(main, required=("config",))

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import benchmark
-import common
 import numpy as np
 import runs
 import tables
@@ -27,6 +26,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, data, presets, sampler
+from ssdkd_jax.cli import launch
 from ssdkd_jax.engine import files
 from ssdkd_jax.errors import MissingError
 
@@ -37,7 +37,7 @@ STEPS = flags.DEFINE_integer("steps", 0, "Distillation steps of each run of abla
 
 def main() -> None:
     """Run the parts that are asked for."""
-    workdir, config = Path(common.WORKDIR.value), common.config()
+    workdir, config = Path(launch.WORKDIR.value), launch.config()
     runs.begin(workdir, config)
     for part in PARTS.value:
         KNOWN[part](workdir, with_steps(config, STEPS.value))
@@ -55,7 +55,7 @@ def the_benchmark(workdir: Path, config: ConfigDict) -> None:
     """Every method under the same budgets."""
     del config  # budgets decide the steps
     methods, seeds, budgets = benchmark.METHODS.value, benchmark.SEEDS.value, benchmark.BUDGETS.value
-    benchmark.compare(workdir, common.config(), methods, seeds, budgets)
+    benchmark.compare(workdir, launch.config(), methods, seeds, budgets)
 
 
 def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDict]) -> dict[str, list[dict]]:
@@ -180,4 +180,4 @@ PARTS = flags.DEFINE_multi_enum("parts", list(KNOWN), list(KNOWN), "Which parts;
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    launch.launch(main)

@@ -23,13 +23,13 @@ import json
 import tempfile
 import time
 
-import common
 import jax
 import jax.numpy as jnp
 from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from ssdkd_jax import build, data
+from ssdkd_jax.cli import launch
 from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.report import machine, progress
 from ssdkd_jax.run import evaluation, profiling
@@ -41,7 +41,7 @@ COMPILED = "/jax/core/compile/backend_compile_duration"
 
 def main() -> None:
     """Measure, and print."""
-    config = common.config()
+    config = launch.config()
     inputs = evaluation.inputs(config, data.load(config.data.name, config.data.folder))
     network = build.network(config.teacher.model, inputs, compute=config.compute)
     variables = network.init(jax.random.key(config.seed))
@@ -116,4 +116,4 @@ def whole_rounds(job: build.Job, programs: loop.Programs, state: TrainState, tea
 
 
 if __name__ == "__main__":
-    common.launch(main, required=("config",))
+    launch.launch(main, required=("config",))

@@ -92,7 +92,7 @@ def reaching(of: Records, level: float) -> str:
 
 def plot_curves(path: Path, of: Records, title: str) -> None:
     """Accuracy over seconds of synthesis and distillation, all methods; thick the mean, thin the seeds."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained", dpi=120)
     for index, (name, runs) in enumerate(of.items()):
         style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--")
         for run in runs:
@@ -102,7 +102,7 @@ def plot_curves(path: Path, of: Records, title: str) -> None:
         axes.plot(*mean, marker="o", markersize=3, linewidth=1.8, label=name, **style)
     axes.set(xlabel="seconds of synthesis and distillation", ylabel="accuracy on real test images, %", title=title)
     figure.legend(loc="outside right upper", fontsize=8)
-    plots.write(path, figure, dpi=120)
+    plots.write(path, figure)
 
 
 def points(run: dict) -> tuple[list[float], list[float]]:
@@ -112,7 +112,7 @@ def points(run: dict) -> tuple[list[float], list[float]]:
 
 def plot_times(path: Path, of: Records, title: str) -> None:
     """Seconds to reach given accuracies in all seeds, a line a method; it ends where not all seeds arrive."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained", dpi=120)
     best = max((p["accuracy"] for runs in of.values() for run in runs for p in run["curve"]), default=1.0)
     levels = np.linspace(0.5 * best, best, 26)
     for index, (name, runs) in enumerate(of.items()):
@@ -123,25 +123,25 @@ def plot_times(path: Path, of: Records, title: str) -> None:
     axes.set(xlabel="accuracy on real test images, %", ylabel="seconds until all seeds have it", yscale="log")
     axes.set_title(title)
     figure.legend(loc="outside right upper", fontsize=8)
-    plots.write(path, figure, dpi=120)
+    plots.write(path, figure)
 
 
 def plot_scale(path: Path, of: Mapping[float, Sequence[float]]) -> None:
     """Accuracy over the buffer's share of the real set, both in percent; each seed a point, the line their mean."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained", dpi=120)
     for share, accuracies in of.items():
         axes.plot([share] * len(accuracies), accuracies, ".", color="C0", alpha=0.6)
     axes.plot(list(of), [np.mean(accuracies) for accuracies in of.values()], marker="o", color="C0")
     axes.set(xlabel="slots of the buffer, % of the real training set", ylabel="accuracy on real test images, %")
     axes.set_xscale("log")
     axes.set_xticks(list(of), [f"{share:g}" for share in of])
-    plots.write(path, figure, dpi=120)
+    plots.write(path, figure)
 
 
 def plot_histograms(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
     """Classes (above) and difficulty, 1 - conf_t (below), of what each method shows the student, as shares."""
     figure, axes = plt.subplots(
-        2, len(previews), figsize=(2.2 * len(previews), 4.4), layout="constrained", sharey="row", squeeze=False
+        2, len(previews), figsize=(2.2 * len(previews), 4.4), layout="constrained", dpi=110, sharey="row", squeeze=False
     )
     for (above, below), (name, rows) in zip(axes.T, previews.items(), strict=True):
         images = len(rows["label"])
@@ -154,7 +154,7 @@ def plot_histograms(path: Path, previews: Pictures, counts: Mapping[str, Sequenc
         below.set_xlabel("1 - confidence of the teacher", fontsize=7)
     axes[0, 0].set_ylabel("share of images")
     axes[1, 0].set_ylabel("share of images")
-    plots.write(path, figure, dpi=110)
+    plots.write(path, figure)
 
 
 def plot_grids(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int]]) -> None:
@@ -165,9 +165,9 @@ def plot_grids(path: Path, previews: Pictures, counts: Mapping[str, Sequence[int
     }
     height, width = next(iter(grids.values())).shape[:2]
     size = (2.0 * len(grids), 2.0 * height / width + 0.4)
-    figure, axes = plt.subplots(1, len(grids), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(grids), figsize=size, layout="constrained", dpi=150, squeeze=False)
     for place, (name, grid) in zip(axes[0], grids.items(), strict=True):
         place.imshow(grid if grid.shape[-1] == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=255)
         place.set_title(name, fontsize=8)
         place.axis("off")
-    plots.write(path, figure, dpi=150)
+    plots.write(path, figure)

@@ -18,20 +18,19 @@ preemption.install()
 
 from pathlib import Path
 
-import common
-
 from ssdkd_jax import build, data
+from ssdkd_jax.cli import launch
 from ssdkd_jax.run import teacher
 
 
 def main() -> None:
     """Train, and print the score on the real test images."""
-    config, workdir = build.for_devices(common.config()), Path(common.WORKDIR.value)
+    config, workdir = build.for_devices(launch.config()), Path(launch.WORKDIR.value)
     dataset = data.load(config.data.name, config.data.folder)
-    with common.claimed(workdir):
-        score = teacher.train(config, dataset, workdir, common.stop)
+    with launch.claimed(workdir):
+        score = teacher.train(config, dataset, workdir, launch.stop)
     print(f"{config.teacher.model}: {100 * score:.2f} % of {len(dataset.test_images)} test images")
 
 
 if __name__ == "__main__":
-    common.launch(main)
+    launch.launch(main)

@@ -34,7 +34,7 @@ class Run:
 class Data:
     """The real images: they train a teacher and measure accuracy."""
 
-    name: str = setting("digits", "one of data.load's")
+    name: str = setting("digits", "one of data.load's; none: the run does without, and tells what needs no data")
     folder: str = setting("", "of the IDX .gz files, or tfds's data directory; '' for tfds's own")
     crop: int = setting(0, "side of the squares cut at random from real images, and of synthetic ones; 0: all", least=0)
 
@@ -67,10 +67,11 @@ class Schedule:
 
 
 class Job(NamedTuple):
-    """A distillation, ready to run: its method, its student, and how many rounds of what."""
+    """A distillation, ready to run: its method, its two networks, and how many rounds of what."""
 
     task: Task
     method: Method
+    teacher: Network
     network: Network
     tx: optax.GradientTransformation
     step: student.Step
@@ -195,10 +196,12 @@ def job(
     teacher_variables: Variables,
     axis: str | None = parallel.AXIS,
     images: np.ndarray | None = None,
+    learner: Network | None = None,
 ) -> Job:
     """Everything that `loop.run` needs.
 
     Args:
+        learner: the student, bound to `axis`; None makes the one that the config names.
         images: uint8 [M, H, W, D], what the yardstick 'given' distils on.
 
     Raises:
@@ -206,7 +209,7 @@ def job(
     """
     config, faults = resolved(config), Faults()
     chosen, steps, schedule = choices(config, inputs.classes), student_steps(config), config.schedule
-    learner = network(chosen.student.model, inputs, axis, config.compute)
+    learner = learner or network(chosen.student.model, inputs, axis, config.compute)
     hint, method = hints.none(), None
     with faults:
         checks.check(config, inputs, teacher_network, teacher_variables, learner)
@@ -235,4 +238,4 @@ def job(
     student_task = chosen.task._replace(distillation_loss=method.distillation_loss)
     step = student.make_step(learner, student_task, hint, tx, axis)
     plan = loop.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
-    return Job(chosen.task, method, learner, tx, step, plan)
+    return Job(chosen.task, method, teacher_network, learner, tx, step, plan)

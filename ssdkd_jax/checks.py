@@ -16,14 +16,15 @@ from ssdkd_jax.types import Inputs, Network, Variables
 def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]:
     """Sentences about the fields of a resolved config that do not fit the devices, the zoo or the method."""
     faults, values = Faults(), settings.flat(config)
-    trained = () if config.teacher.checkpoint else ("teacher.batch",)
+    trained = () if config.teacher.checkpoint or config.teacher.model == models.OWN else ("teacher.batch",)
     for name in ("student.batch", "synthesis.batch", *trained):
         if name in read_fields and values[name]:
             with faults:
                 parallel.check_batch(name, values[name])
     for name in ("teacher.model", "student.model"):
         with faults:
-            models.by_name(values[name], 2)
+            if values[name] != models.OWN:
+                models.by_name(values[name], 2)
     underived = (name for name in sorted(read_fields - {"synthesis.bn"}) if values[name] is None)
     faults.extend(
         f"{name} = None is derived by some methods, and '{config.method.name}' is none of them; give it a value."
@@ -48,7 +49,12 @@ def check(
             ]
         )
     with faults:
-        check_answer(config, config.student.model, learner, images)
+        learnt = check_answer(config, config.student.model, learner, images)
+        if learnt != inputs.classes:
+            raise InputError(
+                f"The student '{config.student.model}' answers {learnt} classes but the teacher {inputs.classes}; use "
+                "a student of the same classes."
+            )
     faults.report()
 
 

@@ -176,6 +176,16 @@ def test_a_students_network_is_tried_outside_of_its_device_axis():
     assert conformance.check(network, tiny.SHAPE, "tiny:Tiny") == []
 
 
+def test_a_layer_called_twice_serves():
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            norm = nn.BatchNorm(not train)
+            return nn.Dense(3)(norm(norm(x) + 3).mean((1, 2)))
+
+    assert conformance.check(tiny.bound(Twice(), SHAPE), SHAPE, "twice") == []
+
+
 def test_an_error_of_the_modules_own_passes_through():
     def broken(x):
         raise ValueError("mine")

@@ -26,11 +26,11 @@ def mine(tmp_path):
 
 
 def grid(path):
-    plots.save_grid(path, np.zeros((4, 6, 1), np.uint8), "title")
+    plots.write(path, plots.grid(np.zeros((4, 6, 1), np.uint8), "title"))
 
 
 def histograms(path):
-    plots.save_histograms(path, np.array([1, 2]), np.array([0.5, 0.25]))
+    plots.write(path, plots.histograms(np.array([1, 2]), np.array([0.5, 0.25])))
 
 
 def table(path):

@@ -75,8 +75,10 @@ def test_the_line_of_scores_says_so():
     scores = {"score": "accuracy", "teacher_accuracy": 0.1, "student_accuracy": 0.2, "real_subset_accuracy": None}
     plain = "teacher_accuracy 0.1000, student_accuracy 0.2000"
     assert summary.sentence(scores) == plain
-    assert summary.sentence(scores | {"foreign": "", "agreement": 0.9}) == plain
-    assert summary.sentence(scores | {"foreign": "why", "agreement": 0.9}) == f"{plain}, agreement 0.9000 (why)"
+    assert summary.sentence(scores | {"foreign": "", "test_agreement": 0.9}) == plain
+    foreign = scores | {"foreign": "why", "agreement": 0.8, "test_agreement": 0.9}
+    told = f"{plain}, agreement on fresh images 0.8000, on test images 0.9000 (why)"
+    assert summary.sentence(foreign) == told
 
 
 @pytest.mark.parametrize("foreign_labels", [False, True])

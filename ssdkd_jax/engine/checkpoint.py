@@ -73,12 +73,16 @@ def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, kee
 class Saver:
     """Saves a state that is on the devices, no more often than every `seconds` but where it must be.
 
+    Args:
+        folder: None saves nothing.
+
     Raises:
         InputError: where the folder is a link.
     """
 
-    def __init__(self, folder: Path, seconds: float):
-        files.refuse_link(folder)
+    def __init__(self, folder: Path | None, seconds: float):
+        if folder is not None:
+            files.refuse_link(folder)
         self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
 
     def now_and_then(self, step: int, state: Any, note: dict) -> None:
@@ -88,7 +92,8 @@ class Saver:
 
     def now(self, step: int, state: Any, note: dict) -> None:
         """Save `state`."""
-        save(self.folder, step, parallel.to_save(state), note)
+        if self.folder is not None:
+            save(self.folder, step, parallel.to_save(state), note)
         self.last = time.monotonic()
 
 

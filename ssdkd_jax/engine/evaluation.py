@@ -14,10 +14,11 @@ from ssdkd_jax.types import Array, Metrics, Network, Task, Variables
 
 
 def make_step(network: Network, task: Task, axis: str | None) -> Callable[[Variables, Array, Array, Array], Metrics]:
-    """(variables, images uint8 [B, H, W, D], labels [B], mask [B]) -> summed metrics, over all devices."""
+    """(variables, images [B, H, W, D], labels [B], mask [B]) -> summed metrics, over all devices."""
 
     def step(variables: Variables, images: Array, labels: Array, mask: Array) -> Metrics:
-        values = task.metrics(network.apply(variables, augment.to_float(images)), labels)
+        images = augment.to_float(images) if images.dtype == jnp.uint8 else images
+        values = task.metrics(network.apply(variables, images), labels)
         return parallel.total({name: jnp.tensordot(mask, value, 1) for name, value in values.items()}, axis)
 
     return step
@@ -29,7 +30,7 @@ def make(
     """variables (placed on the devices) -> the task's scores on the set.
 
     Args:
-        images: uint8 [M, H, W, D].
+        images: [M, H, W, D], uint8, or float32 in [0, 1].
         labels: int [M] (dense tasks [M, H, W]).
         batch: global batch, rounded up to the devices; the last one is padded and masked.
     """

@@ -28,6 +28,7 @@ class Stage(enum.IntEnum):
     CALIBRATION = enum.auto()
     PREVIEW = enum.auto()
     LAYERS = enum.auto()
+    FRESH = enum.auto()
 
 
 def of_seed(seed: int | Array) -> Array:

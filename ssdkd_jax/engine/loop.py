@@ -137,13 +137,7 @@ def compile_round(
     method: Method, student_step: StudentStep, plan: Plan, state: TrainState, teacher: Variables
 ) -> Programs:
     """Compile the four programs of a round at once, for a state placed on the devices."""
-    invert = guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS)
-    programs = Programs(
-        begin=parallel.pmap(begin(method)),
-        invert=dispatch.repeat(invert, method.synthesis.steps),
-        finish=parallel.pmap(finish(method), donate=(0,)),
-        distill=dispatch.repeat(guarded_distill(method, student_step), plan.distill_steps),
-    )
+    programs = round_programs(method, student_step, plan)
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(
         begin=(state,),
@@ -152,6 +146,17 @@ def compile_round(
         distill=(state, teacher),
     )
     return Programs(*dispatch.compile_together(list(zip(programs, arguments, strict=True))))
+
+
+def round_programs(method: Method, student_step: StudentStep, plan: Plan) -> Programs:
+    """The four programs of a round, each compiled at its first call."""
+    invert = guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS)
+    return Programs(
+        begin=parallel.pmap(begin(method)),
+        invert=dispatch.repeat(invert, method.synthesis.steps),
+        finish=parallel.pmap(finish(method), donate=(0,)),
+        distill=dispatch.repeat(guarded_distill(method, student_step), plan.distill_steps),
+    )
 
 
 def synthesize(

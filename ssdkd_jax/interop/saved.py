@@ -1,28 +1,31 @@
-"""Networks on disk: variables, and a note that says how to run them."""
+"""Trained classifiers, and how they lie on disk: variables, and a note that says how to run them."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ssdkd_jax import models
 from ssdkd_jax.engine import checkpoint, quiet
 from ssdkd_jax.errors import InputError, MissingError
-from ssdkd_jax.interop import notes
+from ssdkd_jax.interop import export, notes
 from ssdkd_jax.interop.images import as_float
 from ssdkd_jax.interop.notes import make as note
 from ssdkd_jax.types import Array, Inputs, Network, Variables
 
-__all__ = ["Saved", "load", "load_for", "note", "save"]
+__all__ = ["Classifier", "load", "load_for", "note", "save"]
 
 quiet.orbax()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Saved:
+class Classifier:
     """A trained classifier: call it with images to get logits [B, C], of pixels [B, H, W, C].
 
     Images [B, H, W, D] are uint8, or floats in [0, 1]; others are refused, see `images.as_float`.
@@ -30,17 +33,77 @@ class Saved:
     Attributes:
         network: its functions.
         variables: its weights.
-        note: model, classes, image_shape, mean, std, and whatever was saved with them.
-        takes: (H, W, D) of its images; H and W are None where it labels pixels, of images of any size.
+        inputs: image shape, classes, mean and std; the normalisation is inside `network`.
+        name: by which sentences call it; one of `models.NAMES`, or another origin's.
+        note: whatever was saved with it.
     """
 
     network: Network
     variables: Variables
-    note: dict[str, Any]
-    takes: tuple[int | None, int | None, int]
+    inputs: Inputs
+    name: str
+    note: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, images: Array) -> Array:
         return jax.jit(self.network.apply)(self.variables, as_float(images, self.takes))
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.image_shape))
+        return f"{type(self).__name__}({self.name}, {shape} -> {self.classes} classes, {self.parameters:,} parameters)"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, D)."""
+        return self.inputs.image_shape
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return self.inputs.classes
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Of its normalisation, a number per channel or one for all."""
+        return self.inputs.mean
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Likewise."""
+        return self.inputs.std
+
+    @property
+    def parameters(self) -> int:
+        """How many trainable numbers it has."""
+        return models.parameter_count(self.variables)
+
+    @cached_property
+    def takes(self) -> tuple[int | None, int | None, int]:
+        """(H, W, D) of its images; H and W are None where it labels pixels, of images of any size."""
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), "float32")
+        dense = jax.eval_shape(self.network.apply, self.variables, image).ndim > 2
+        return (None, None, self.image_shape[-1]) if dense else self.image_shape
+
+    def save(self, folder: str | Path) -> None:
+        """Save it where `load` finds it.
+
+        Raises:
+            InputError: for a network that no name makes anew, such as a bare function.
+        """
+        found = note(self.name, self.inputs, meant=True)
+        known = {name: value for name, value in self.note.items() if name not in found}
+        save(folder, jax.tree.map(np.asarray, dict(self.variables)), {**found, **known})
+
+    def export(self, path: str | Path, images: str = "uint8") -> str:
+        """Write it as a file for other tools, .stablehlo, or PyTorch's .pth, .pt and .safetensors; say what it takes.
+
+        Args:
+            path: its ending chooses the format.
+            images: what a .stablehlo file takes, 'uint8' in [0, 255] or 'float32' in [0, 1].
+
+        Raises:
+            InputError: for another ending, or a network of which PyTorch has no twin.
+        """
+        return export.write(path, self.name, self.network, self.variables, self.inputs, images)
 
 
 def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None:
@@ -56,7 +119,7 @@ def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None
     checkpoint.save(folder, 0, dict(variables), note, keep=1)
 
 
-def load(folder: str | Path, model: str | None = None, compute: str = "float32") -> Saved:
+def load(folder: str | Path, model: str | None = None, compute: str = "float32") -> Classifier:
     """The model saved in `folder`.
 
     Args:
@@ -78,13 +141,11 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
         raise InputError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     notes.check(note, f"The note in '{folder}'")
     _check_name(folder, note["model"], model)
-    shape = tuple(note["image_shape"])
-    module = models.by_name(note["model"], note["classes"])
-    network = models.bind(module, shape, note["mean"], note["std"], compute=compute)
-    like = jax.eval_shape(network.init, jax.random.key(0))
-    logits = jax.eval_shape(network.apply, like, jax.ShapeDtypeStruct((1, *shape), "float32"))
-    _, variables, _ = checkpoint.restore(folder, like)
-    return Saved(network, variables, note, shape if logits.ndim == 2 else (None, None, shape[-1]))
+    inputs = Inputs(tuple(note["image_shape"]), note["classes"], tuple(note["mean"]), tuple(note["std"]))
+    module = models.by_name(note["model"], inputs.classes)
+    network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
+    _, variables, _ = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
+    return Classifier(network, variables, inputs, note["model"], note)
 
 
 def _check_name(folder: str | Path, found: str, named: str | None) -> None:
@@ -98,21 +159,21 @@ def _check_name(folder: str | Path, found: str, named: str | None) -> None:
         )
 
 
-def load_for(inputs: Inputs, folder: str | Path, model: str | None = None, compute: str = "float32") -> Saved:
+def load_for(inputs: Inputs, folder: str | Path, model: str | None = None, compute: str = "float32") -> Classifier:
     """The model saved in `folder`, which must take and answer what `inputs` says; its normalisation is its own.
 
     Raises:
         FileNotFoundError, ValueError: as `load`; or where it is of another class count or image shape.
     """
     found = load(folder, model, compute)
-    if found.note["classes"] != inputs.classes:
+    if found.classes != inputs.classes:
         raise InputError(
-            f"The model in {folder} knows {found.note['classes']} classes, but the data have {inputs.classes}; "
+            f"The model in {folder} knows {found.classes} classes, but the data have {inputs.classes}; "
             "use a model of the same classes."
         )
-    if tuple(found.note["image_shape"]) != tuple(inputs.image_shape):
+    if found.image_shape != tuple(inputs.image_shape):
         raise InputError(
-            f"The model in {folder} takes images of shape {found.note['image_shape']}, but the data have "
+            f"The model in {folder} takes images of shape {list(found.image_shape)}, but the data have "
             f"{list(inputs.image_shape)}; use a model of the same image size."
         )
     return found

@@ -197,7 +197,7 @@ def _stored(tensor: Any) -> Stored:
 
 
 def _torch() -> Any:
-    """PyTorch, which only this file imports.
+    """PyTorch, which is imported where it is needed.
 
     Raises:
         ValueError: where it is missing or too old.

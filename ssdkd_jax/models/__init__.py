@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssdkd_jax import losses
 from ssdkd_jax.errors import InputError
@@ -23,11 +25,12 @@ from ssdkd_jax.models import conformance, deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
 from ssdkd_jax.types import Array, Key, Network, Variables
 
-__all__ = ["Generator", "bind", "by_name", "conformance", "parameter_count", "size"]
+__all__ = ["Generator", "bind", "by_name", "conformance", "flops", "frozen", "parameter_count", "size"]
 
 ZOO: dict[str, Callable[..., nn.Module]] = {**resnet.ZOO, **vgg.ZOO, **mobilenetv2.ZOO, **deeplab.ZOO}
 MOST_DEPTH, MOST_WIDTH = 100, 32  # of a WRN
 COMPUTE = ("float32", "bfloat16")
+OWN = "own"  # the name of a network that was handed over in Python
 NAMES = (*ZOO, "wrn10_1", "wrn16_1", "wrn16_2", "wrn28_10", "wrn40_1", "wrn40_2")
 
 
@@ -48,6 +51,8 @@ def by_name(name: str, classes: int) -> nn.Module:
         return ZOO[name](classes=classes)
     if re.fullmatch(r"wrn[0-9]+_[0-9]+", name):
         return wrn.WideResNet(*_wrn_size(name), classes=classes)
+    if name == OWN:
+        raise InputError("The model 'own' was handed over in Python; name it as 'package.module:Class' here.")
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
     raise InputError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
 
@@ -141,9 +146,29 @@ def bind(
     return Network(init, apply, train)
 
 
+def frozen(apply: Callable[[Variables, Array], Array], variables: Variables) -> Network:
+    """A network that is never trained, from its function; its `init` gives zeros of the shapes of its variables."""
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype), variables)
+
+    def init(key: Key) -> Variables:
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def train(variables: Variables, inputs: Array, key: Key | None = None) -> tuple[Array, Variables]:
+        raise InputError("A frozen teacher is not trained; give the student a network of its own.")
+
+    return Network(init, apply, train)
+
+
 def parameter_count(variables: Variables) -> int:
     """Number of trainable scalars."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def flops(network: Network, variables: Variables, image_shape: Sequence[int]) -> float:
+    """Floating-point operations for an image, as XLA counts them (a multiplication and an addition are two)."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), "float32")
+    counted = jax.jit(network.apply).lower(variables, image).cost_analysis() or {}
+    return float(counted.get("flops", math.nan))
 
 
 def size(name: str, network: Network) -> str:

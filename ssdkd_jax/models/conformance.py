@@ -7,20 +7,19 @@ statistics is seen, and these follow what is seen; eval mode draws, changes and 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
-from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError
+from flax.errors import InvalidRngError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.losses import Moments, batch_moments
-from ssdkd_jax.models import observe
+from ssdkd_jax.models import observe, refusals
 from ssdkd_jax.types import Array, Network, Variables
 
 IMAGES = 4
@@ -29,31 +28,41 @@ MOMENTUM_FIT, ROUNDING, NEIGHBOURS = 0.1, 1e-4, 1e-3
 
 
 def check(
-    network: Network, image_shape: tuple[int, int, int], name: str, variables: Variables | None = None
+    network: Network | Callable[[Any, Array], Array],
+    image_shape: tuple[int, int, int],
+    name: str,
+    variables: Any = None,
+    trained: bool = True,
 ) -> list[str]:
     """What keeps a network from serving, one sentence for each fault; empty where nothing does.
 
     Two small programs are compiled and run. An error of the module's own passes through.
 
     Args:
-        network: as of `models.bind`, whatever axis it is bound to.
+        network: as of `models.bind`, whatever axis it is bound to; or a function (variables, images) -> logits, which
+            is never trained.
         image_shape: (H, W, D).
         name: by which the sentences call it.
-        variables: its weights; None takes fresh ones.
+        variables: its weights, of a frozen network any pytree of arrays; None takes fresh ones.
+        trained: False for a frozen teacher, whose `train` is never called.
     """
+    if not isinstance(network, Network):
+        network, trained = Network(lambda key: {}, network, network), False
     images = np.random.default_rng(0).random((IMAGES, *image_shape), np.float32)
     images[0] = 0.5
     try:
-        variables = variables or _named(lambda: network.init(jax.random.key(0)), "when it is initialised")
+        if variables is None:
+            variables = refusals.named(lambda: network.init(jax.random.key(0)), "when it is initialised")
     except InputError as error:
         return [_of(name, str(error))]
     program = jax.jit(lambda v, x: _seen(network.apply, v, x))
 
     def seen(variables: Variables, images: np.ndarray) -> tuple[Array, list[Moments]]:
-        return jax.tree.map(np.asarray, _named(lambda: program(variables, images), "in eval mode"))
+        return jax.tree.map(np.asarray, refusals.named(lambda: program(variables, images), "in eval mode"))
 
     faults = misplaced(variables)
-    for trial in (partial(unsteady, network), partial(unseen, seen), partial(answers, seen), partial(astray, network)):
+    trials = [partial(unsteady, network), partial(unseen, seen), partial(answers, seen)]
+    for trial in (*trials, partial(astray, network, seen)) if trained else trials:
         try:
             faults += trial(variables, images)
         except InputError as error:
@@ -65,13 +74,16 @@ def _of(name: str, fault: str) -> str:
     return f"Model '{name}': {fault[0].lower()}{fault[1:]}"
 
 
-def misplaced(variables: Variables) -> list[str]:
+def misplaced(variables: Any) -> list[str]:
     """Layers whose running statistics are not `mean` and `var` in 'batch_stats'."""
     faults = []
-    for collection in variables.keys() - {"params"}:
+    collections = variables if isinstance(variables, Mapping) else {}
+    for collection in collections.keys() - {"params"}:
         kept: dict[str, list[str]] = {}
-        for *path, leaf in flatten_dict(variables[collection]):
-            kept.setdefault("/".join(path), []).append(leaf)
+        if not isinstance(collections[collection], Mapping):
+            continue
+        for *path, leaf in flatten_dict(collections[collection]):
+            kept.setdefault("/".join(map(str, path)), []).append(str(leaf))
         for path, names in kept.items():
             alike = [name for name in names if re.search("mean|var", name.rpartition("/")[-1])]
             if alike and not (collection == "batch_stats" and {*observe.STATISTICS} <= {*names}):
@@ -96,12 +108,16 @@ def unsteady(network: Network, variables: Variables, images: np.ndarray) -> list
 
     def traced() -> tuple[str, list]:
         closed = jax.make_jaxpr(lambda v, x: network.apply(v, x))(variables, images)
-        return re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)), [np.asarray(x) for x in closed.consts]
+        return re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)), [_plain(x) for x in closed.consts]
 
-    (one, consts), (other, others) = (_named(traced, "in eval mode") for _ in range(2))
+    (one, consts), (other, others) = (refusals.named(traced, "in eval mode") for _ in range(2))
     if one == other and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(consts, others, strict=True)):
         return []
-    return ["It is another function at each call; draw nothing outside of flax."]
+    return ["It is another function at each call; let it draw nothing in eval mode, and by its key in train mode."]
+
+
+def _plain(x: Array) -> np.ndarray:
+    return np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
 
 
 def unseen(seen: Callable, variables: Variables, images: np.ndarray) -> list[str]:
@@ -120,6 +136,9 @@ def unseen(seen: Callable, variables: Variables, images: np.ndarray) -> list[str
 def answers(seen: Callable, variables: Variables, images: np.ndarray) -> list[str]:
     """Faults of the logits in eval mode."""
     (logits, _), (again, _) = (seen(variables, images) for _ in range(2))
+    if not (isinstance(logits, np.ndarray) and logits.ndim >= 2 and len(logits) == len(images)):
+        shapes = jax.tree.map(np.shape, logits)
+        return [f"It answers {shapes} to {IMAGES} images; let it return one array of logits [B, C]."]
     beside_others, _ = seen(variables, np.concatenate([images[:1], 1 - images[1:]]))
     faults, rounding = [], NEIGHBOURS * np.abs(logits).max()
     if not np.isfinite(logits).all():
@@ -133,8 +152,10 @@ def answers(seen: Callable, variables: Variables, images: np.ndarray) -> list[st
     return faults
 
 
-def astray(network: Network, variables: Variables, images: np.ndarray) -> list[str]:
+def astray(network: Network, seen: Callable, variables: Variables, images: np.ndarray) -> list[str]:
     """Faults of train mode, among them running statistics that do not follow the moments that are seen."""
+    if not (isinstance(variables, Mapping) and "params" in variables):
+        return ["Its variables are no dict with 'params', so that it cannot be trained; keep its weights there."]
     numbered, paths = _numbered(variables)
 
     def run(key: Array | None) -> tuple[Any, list[Moments]]:
@@ -146,11 +167,11 @@ def astray(network: Network, variables: Variables, images: np.ndarray) -> list[s
         return jax.tree.map(lambda x: np.asarray(x[0]), one_device(images[None]))
 
     try:
-        (_, updated), found = _named(lambda: run(None), "in train mode")
+        (_, updated), found = refusals.named(lambda: run(None), "in train mode")
     except InputError as error:
         if not isinstance(error.__cause__, InvalidRngError):
             raise
-        (_, updated), found = _named(lambda: run(jax.random.key(0)), "in train mode")
+        (_, updated), found = refusals.named(lambda: run(jax.random.key(0)), "in train mode")
     if jax.tree.map(_kind, updated) != jax.tree.map(_kind, dict(variables)):
         return ["Its variables are of another structure, shape or dtype after a training step; keep them as they are."]
     leaves = flatten_dict(updated.get("batch_stats", {}), sep="/")
@@ -161,7 +182,9 @@ def astray(network: Network, variables: Variables, images: np.ndarray) -> list[s
         if sum(moments.mean.size for moments in own) != kept[0].size:  # shared by several calls, or not called
             continue
         layouts = zip(*(_layouts(x, len(own)) for x in kept), strict=True)
-        if not any(_all_follow(zip(*layout, strict=True), own) for layout in layouts):
+        if any(_all_follow(zip(*layout, strict=True), own) for layout in layouts):
+            continue
+        if len(own) == sum(_number(moments) == number for moments in seen(numbered, images)[1]):  # not called again
             faults.append(
                 f"The running statistics of its layer '{path}' do not follow the mean and variance of its input over "
                 "all axes but that of its features; normalise the input itself, or name that axis in a field `axis`."
@@ -191,11 +214,14 @@ def _follow(renewed: Sequence[Array], moments: Moments) -> bool:
 
 def _numbered(variables: Variables) -> tuple[Variables, list[str]]:
     """The variables with running means that tell their layers apart, and the layers' paths."""
-    paths, leaves = observe.norm_paths(variables), flatten_dict(variables.get("batch_stats", {}))
+    paths = observe.norm_paths(variables)
+    if not paths:
+        return variables, paths
+    leaves = flatten_dict(variables["batch_stats"])
     for number, path in enumerate(paths):
         place = (*path.split("/"), "mean") if path else ("mean",)
         leaves[place] = np.full(leaves[place].shape, STEP * number, leaves[place].dtype)
-    return {**variables, **({"batch_stats": unflatten_dict(leaves)} if leaves else {})}, paths
+    return {**variables, "batch_stats": unflatten_dict(leaves)}, paths
 
 
 def _number(moments: Moments) -> int:
@@ -204,32 +230,3 @@ def _number(moments: Moments) -> int:
 
 def _kind(x: Array) -> tuple:
     return x.shape, x.dtype
-
-
-def _named(call: Callable[[], Any], when: str) -> Any:
-    """`call()`; what flax refuses is an InputError that names the innermost layer."""
-    trail: list[str] = []
-
-    def follow(function: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except Exception:
-            trail.append("/".join(context.module.path))
-            raise
-
-    try:
-        with nn.intercept_methods(follow):
-            return call()
-    except (FlaxError, ValueError) as error:
-        said = re.sub(r" \(https://flax\S*", "", str(error).partition("\n")[0]).rstrip(".")
-        if not isinstance(error, FlaxError) and not said.startswith('Parameter "'):  # flax's, of a missing `train`
-            raise
-        remedy = _REMEDIES.get(type(error), "mend it, or let it depend on `train`")
-        where = f"Its layer '{trail[0]}'" if trail and trail[0] else "It"
-        raise InputError(f"{where} fails {when} ({said}); {remedy}.") from error
-
-
-_REMEDIES = {
-    InvalidRngError: "let it draw where `train` is true alone, as by deterministic=not train",
-    ModifyScopeVariableError: "let it change its state where `train` is true alone, and in 'batch_stats'",
-}

@@ -7,7 +7,7 @@ or on the last. A network of another origin says itself what its layers take in,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -93,9 +93,11 @@ def norm_inputs(call: Callable[[], Any]) -> tuple[Any, list[Array]]:
 
 
 def norm_paths(variables: Variables) -> list[str]:
-    """The layers with a running mean and variance, by variables alone."""
-    leaves = flatten_dict(variables.get("batch_stats", {}))
-    return ["/".join(path[:-1]) for path in leaves if path[-1] == "mean" and (*path[:-1], "var") in leaves]
+    """The layers with a running mean and variance, by variables alone; none of those that are not collections."""
+    kept = variables.get("batch_stats") if isinstance(variables, Mapping) else None
+    leaves = flatten_dict(kept) if isinstance(kept, Mapping) else {}
+    named = [path for path in leaves if all(isinstance(name, str) for name in path)]
+    return ["/".join(path[:-1]) for path in named if path[-1] == "mean" and (*path[:-1], "var") in leaves]
 
 
 def running_statistics(module: nn.Module) -> list[Array]:

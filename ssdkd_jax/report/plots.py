@@ -1,18 +1,15 @@
-"""Image grids and plots, as PNG."""
+"""Image grids and plots, as figures and as PNG."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from ssdkd_jax.engine import files
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 
 def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = 12) -> np.ndarray:
@@ -32,41 +29,52 @@ def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: 
     return grid.reshape(rows * (height + 2), per_class * (width + 2), channels)
 
 
-def save_grid(path: Path, grid: np.ndarray, title: str) -> None:
-    """Write an image grid as PNG, three screen pixels to one."""
-    height, width, channels = grid.shape
-    figure = plt.figure(figsize=(width * 3 / 100, height * 3 / 100 + 0.4))
+def grid(images: np.ndarray, title: str) -> Figure:
+    """An image grid [rows, columns, D], three screen pixels to one."""
+    height, width, channels = images.shape
+    figure = Figure(figsize=(width * 3 / 100, height * 3 / 100 + 0.4), dpi=100)
     axes = figure.add_axes((0, 0, 1, height * 3 / (height * 3 + 40)))
-    axes.imshow(grid if channels == 3 else grid[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(images if channels == 3 else images[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.axis("off")
     figure.suptitle(title, fontsize=9, y=0.99)
-    write(path, figure, dpi=100)
+    return figure
 
 
-def save_accuracy(path: Path, seconds: list[float], values: list[float], lines: dict[str, float], score: str) -> None:
-    """Write the student's held-out `score` over time as PNG, with named horizontal lines."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    axes.plot(seconds, [100 * a for a in values], marker="o", markersize=3, label="data-free student")
+def curves(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float], score: str) -> Figure:
+    """The student's `score` and its agreement with the teacher on fresh images over time, with horizontal lines.
+
+    Args:
+        curve: points with 'seconds', and the two as far as they are known.
+        lines: name -> score of another network.
+    """
+    labels = {score: f"data-free student, {score} on real test images", "agreement": "agreement on fresh images"}
+    figure = Figure(figsize=(6, 4), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    for name, label in labels.items():
+        points = [(point["seconds"], 100 * point[name]) for point in curve if name in point]
+        if points:
+            style = {"color": "C0"} if name == score else {"color": "C1", "alpha": 0.7}
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label, **style)
     for (name, value), style in zip(lines.items(), ("--", ":", "-."), strict=False):
         axes.axhline(100 * value, linestyle=style, color="gray", label=f"{name} {100 * value:.2f} %")
-    axes.set(xlabel="seconds, compilation included", ylabel=f"{score} on real test images, %")
+    axes.set(xlabel="seconds, compilation included", ylabel="%")
     axes.legend(fontsize=8)
-    write(path, figure, dpi=120)
+    return figure
 
 
-def save_histograms(path: Path, counts: np.ndarray, confidence: np.ndarray) -> None:
-    """Write the buffer's histograms of class and of difficulty (1 - teacher confidence) as PNG."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+def histograms(counts: np.ndarray, confidence: np.ndarray) -> Figure:
+    """The buffer's histograms of class and of difficulty, 1 - teacher confidence."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained", dpi=120)
+    left, right = figure.subplots(1, 2)
     left.bar(range(len(counts)), counts)
     left.set(xlabel="class, as the teacher sees it", ylabel="slots", title="classes of the buffer")
     right.hist(1 - confidence, bins=30, range=(0, 1))
     right.set(xlabel="difficulty, 1 - confidence of the teacher", ylabel="slots", title="difficulty of the buffer")
-    write(path, figure, dpi=120)
+    return figure
 
 
-def write(path: Path, figure: Figure, dpi: int) -> None:
-    """Write a figure as PNG, whole or not at all, and close it."""
+def write(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whole or not at all."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=dpi)
-    plt.close(figure)
+    figure.savefig(content, format="png")
     files.write_bytes(path, content.getvalue())

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-from ssdkd_jax.engine import files
+from ssdkd_jax.engine import files, hosts
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-IN_THE_BAR = ("accuracy", "miou", "inversion", "distillation", "loss")
+IN_THE_BAR = ("accuracy", "miou", "agreement", "inversion", "distillation", "loss")
 
 
 class Stopwatch:
@@ -62,6 +62,12 @@ def progress(
             bar.update()
 
         yield advance
+
+
+def say(line: str) -> None:
+    """A line beside the bars, on the first host."""
+    if hosts.is_first():
+        tqdm.write(line, file=sys.stderr)
 
 
 class Board:

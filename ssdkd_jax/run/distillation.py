@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,40 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import identity
+from ssdkd_jax.run import identity, indicators
 from ssdkd_jax.types import Preview, TrainState, Variables
 
-NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list}  # of `Distilled`, in a checkpoint
+NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list, "first": dict}  # of `Distilled`, kept
+
+
+class Judges(NamedTuple):
+    """By what a student is judged as the run goes on.
+
+    Attributes:
+        student: state on the devices -> the variables of its student as it would be saved.
+        scores: its variables on the devices -> held-out scores; {} where there are no real images.
+        fresh: what needs no data, see `indicators`.
+        preview: state on the devices -> images for the eye.
+    """
+
+    student: Callable[[TrainState], Variables]
+    scores: Callable[[Variables], dict[str, float]]
+    fresh: indicators.Fresh
+    preview: Callable[[TrainState], Preview]
+
+
+class Watchers(NamedTuple):
+    """Who is told of a run as it goes on.
+
+    Attributes:
+        stop: asked between dispatches.
+        on_round: called with (rounds done, mean metrics and what was evaluated) after each round.
+        on_state: called with (state on the devices, what a checkpoint would note) at the start and after each round.
+    """
+
+    stop: Callable[[], bool] = dispatch.never
+    on_round: Callable[[int, dict[str, float]], None] = lambda rounds, metrics: None
+    on_state: Callable[[TrainState, dict[str, Any]], None] = lambda state, note: None
 
 
 class Distilled(NamedTuple):
@@ -24,11 +54,12 @@ class Distilled(NamedTuple):
 
     Attributes:
         state: on the devices.
-        curve: a point an evaluation: round, seconds, and held-out scores.
+        curve: a point an evaluation: round, seconds, held-out scores and indicators.
         skipped: steps that were not finite, by stage.
         begun: metrics of a round that is not at its end: name -> [steps].
         shorter: where the run was longer than first planned, how long it was to be before: rounds done, and
             schedule.rounds until then.
+        first: what was evaluated after the first round.
     """
 
     state: TrainState
@@ -36,61 +67,71 @@ class Distilled(NamedTuple):
     skipped: dict[str, int]
     begun: dict[str, list[float]]
     shorter: list[dict[str, int]]
+    first: dict[str, float]
 
 
 def distil(
     config: ConfigDict,
     job: build.Job,
     teacher: Variables,
-    evaluate: Callable[[TrainState], dict[str, float]],
-    preview: Callable[[TrainState], Preview],
-    workdir: Path,
+    run: Mapping[str, Any],
+    judges: Judges,
+    workdir: Path | None,
     clock: progress.Stopwatch,
-    stop: Callable[[], bool] = dispatch.never,
+    watchers: Watchers,
 ) -> Distilled:
     """Run the job, or go on from its newest checkpoint under the workdir; the end is the same to the bit.
 
     Args:
         config: with global batches, see `build.for_devices`.
         teacher: placed on the devices.
-        evaluate: state on the devices -> held-out scores of its student.
-        preview: state on the devices -> images for the eye.
-        stop: asked between dispatches.
+        run: what it is, as of `identity.of`.
+        workdir: None keeps nothing.
 
     Raises:
         InputError: where the workdir holds another run.
-        Preempted: where `stop` said so, and the state is saved; called again, it goes on.
+        Preempted: where `watchers.stop` said so, and the state is saved; called again, it goes on.
     """
-    folder = workdir / "checkpoints"
-    run = {"settings": identity.of_run(config), "teacher": identity.digest(parallel.to_host(teacher))}
-    distilled = begin(config, job, run, folder, clock)
+    folder = workdir and workdir / "checkpoints"
+    distilled = begin(job, config.seed, run, folder, clock)
     note = {**run, "seconds": clock.seconds, **{name: getattr(distilled, name) for name in NOTED}}
+    watchers.on_state(distilled.state, note)
     if (start := loop.position(distilled.state)).finished(job.plan):
         return distilled
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
     saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
-    board = progress.Board(workdir / "tensorboard" if hosts.is_first() else None)
+    board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
+
+    def evaluated(rounds: int, state: TrainState) -> dict[str, float]:
+        with clock("evaluation"):
+            if rounds == 1:
+                distilled.first.update(judges.fresh(programs, state, teacher, state.student.variables, 1))
+            if not evaluation_due(config, job.plan, rounds):
+                return {}
+            student, batches = judges.student(state), indicators.BATCHES if rounds == job.plan.rounds else 1
+            found = judges.scores(student) | judges.fresh(programs, state, teacher, student, batches)
+        distilled.curve.append(point(rounds, clock, found))
+        board.scalars({f"test/{name}": value for name, value in found.items()}, rounds)
+        rows = judges.preview(state)
+        board.image("synthetic", plots.class_grid(rows.images, rows.label, job.task.classes), rounds)
+        return found
+
     with progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first()) as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
             note["begun"] = {}
             add_skipped(distilled.skipped, metrics)
             board.scalars(metrics, rounds)
-            if evaluation_due(config, job.plan, rounds):
-                with clock("evaluation"):
-                    scores = evaluate(state)
-                distilled.curve.append(point(rounds, clock, scores))
-                board.scalars({f"test/{name}": value for name, value in scores.items()}, rounds)
-                rows = preview(state)
-                board.image("synthetic", plots.class_grid(rows.images, rows.label, job.task.classes), rounds)
-            score = {job.task.score: distilled.curve[-1][job.task.score]} if distilled.curve else {}
-            advance(metrics | score)
+            metrics |= evaluated(rounds, state)
+            advance((distilled.curve[-1] if distilled.curve else {}) | metrics)
+            watchers.on_state(state, note)
             save = saver.now if rounds == job.plan.rounds else saver.now_and_then
             save(loop.position(state).checkpoint, state, note)
+            watchers.on_round(rounds, metrics)
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
-        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, stop, begun)
+        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
     board.close()
     if not (end := loop.position(state)).finished(job.plan):
         note["begun"] = {name: values.tolist() for name, values in begun.items()}
@@ -101,23 +142,23 @@ def distil(
 
 
 def begin(
-    config: ConfigDict, job: build.Job, run: dict[str, Any], folder: Path, clock: progress.Stopwatch
+    job: build.Job, seed: int, run: Mapping[str, Any], folder: Path | None, clock: progress.Stopwatch
 ) -> Distilled:
     """The first state of the job, or that of the newest checkpoint in `folder`; the clock goes on from its seconds.
 
     Args:
-        run: its settings, and the digest of its teacher.
+        run: as of `identity.of`.
 
     Raises:
         InputError: where the checkpoint is of another run.
     """
-    if found := checkpoint.newest_whole(folder):
+    if found := folder and checkpoint.newest_whole(folder):
         before = found.note.get("settings")
         before = before and {**before, "teacher": found.note["teacher"]}
         identity.check_run(before, {**run["settings"], "teacher": run["teacher"]}, folder.parent)
     with clock("setup"):
-        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(config.seed)
-    _, state, note = checkpoint.restore(folder, first) or (0, first, {})
+        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(seed)
+    _, state, note = (folder and checkpoint.restore(folder, first)) or (0, first, {})
     clock.add(note.get("seconds", {}))
     distilled = Distilled(parallel.to_devices(state), *(note.get(name, empty()) for name, empty in NOTED.items()))
     planned = note["settings"][identity.ROUNDS] if note else job.plan.rounds
@@ -132,10 +173,10 @@ def evaluation_due(config: ConfigDict, plan: loop.Plan, rounds: int) -> bool:
     return rounds == plan.rounds or (distilling > 0 and distilling % config.schedule.evaluate_every == 0)
 
 
-def point(rounds: int, clock: progress.Stopwatch, scores: dict[str, float]) -> dict[str, Any]:
+def point(rounds: int, clock: progress.Stopwatch, found: dict[str, float]) -> dict[str, Any]:
     """A point of the curve."""
     spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
-    return {"round": rounds, "seconds": clock.total, **spent, **scores}
+    return {"round": rounds, "seconds": clock.total, **spent, **found}
 
 
 def add_skipped(skipped: dict[str, int], metrics: dict[str, float]) -> None:

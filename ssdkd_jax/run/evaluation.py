@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -63,6 +63,28 @@ def evaluator(config: ConfigDict, network: Network, dataset: Dataset) -> Callabl
     return evaluation.make(network, task, dataset.test_images, dataset.test_labels, batch_of(dataset))
 
 
+class Judge(NamedTuple):
+    """By what the networks of a run are judged.
+
+    Attributes:
+        score: the name of the number that counts.
+        scores: network -> (its variables on the devices -> scores); {} where there are no real images.
+    """
+
+    score: str
+    scores: Callable[[Network], Callable[[Variables], dict[str, float]]]
+
+
+def on(config: ConfigDict, dataset: Dataset) -> Judge:
+    """By the test images of a data set."""
+    return Judge(build.task(config, dataset.classes).score, lambda network: evaluator(config, network, dataset))
+
+
+def without_data() -> Judge:
+    """By what needs no real image, see `indicators`."""
+    return Judge("agreement", lambda network: lambda variables: {})
+
+
 def batch_of(dataset: Dataset) -> int:
     """How many images of a data set go through a network at once."""
     height, width = dataset.test_images.shape[1:3]
@@ -85,4 +107,4 @@ def evaluate_saved(
     score = build.task(config, dataset.classes).score
     if remark := foreign.remark(score, scores[score], found.note, dataset.classes):
         log.warning("Of the model in %s, taken as a teacher, %s.", folder, remark)
-    return {"model": found.note["model"], "images": len(dataset.test_images), **scores}
+    return {"model": found.name, "images": len(dataset.test_images), **scores}

@@ -55,7 +55,7 @@ def told(
         batch: images at once.
     """
     why = remark(score, reached, note, dataset.classes)
-    return {"foreign": why, "agreement": agreement(dataset, *networks, batch)} if why else {}
+    return {"foreign": why, "test_agreement": agreement(dataset, *networks, batch)} if why else {}
 
 
 def agreement(

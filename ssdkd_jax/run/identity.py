@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, settings
 from ssdkd_jax.engine import checkpoint
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Variables, named_leaves
+from ssdkd_jax.types import Network, Variables, named_leaves
 
 Settings = dict[str, Any]
 ROUNDS = "schedule.rounds"
+HANDED = "student.network"  # the digest of a student that was handed over, as it starts
 MAY_CHANGE: Mapping[str, str] = {  # when a run goes on
     ROUNDS: "upward; the schedules of the learning rate and of beta are then those of the longer run",
     "schedule.evaluate_every": "when the student is evaluated",
@@ -43,6 +45,19 @@ def of_run(config: ConfigDict) -> Settings:
     config.yardstick_steps = 0  # what the yardstick reads does not decide the student
     read = build.choices(config, classes=2).reader.read_fields - (MAY_CHANGE.keys() - {ROUNDS})
     return {name: values[name] for name in sorted(read) if not name.startswith("teacher.")}
+
+
+def of(config: ConfigDict, teacher: Variables, student: Network | None = None) -> dict[str, Any]:
+    """What a run is, for its checkpoint: its settings, and the digest of its teacher.
+
+    Args:
+        config: with global batches, see `build.for_devices`.
+        student: the network that was handed over; None where the config names it.
+    """
+    found = of_run(config)
+    if student is not None:
+        found[HANDED] = digest(student.init(jax.random.key(0)))
+    return {"settings": found, "teacher": digest(teacher)}
 
 
 def of_teacher(config: ConfigDict) -> Settings:
@@ -98,7 +113,7 @@ def check_run(found: Mapping[str, Any] | None, wanted: Settings, workdir: Path) 
 
 
 def check_folder(workdir: Path, config: ConfigDict) -> None:
-    """Refuse a workdir of another run, before anything is read, trained or written.
+    """Refuse a workdir of another run, before anything is read, trained or written; its networks are not looked at.
 
     Args:
         config: with global batches, see `build.for_devices`.
@@ -108,6 +123,8 @@ def check_folder(workdir: Path, config: ConfigDict) -> None:
     """
     newest = checkpoint.newest_whole(workdir / "checkpoints")
     if newest:
-        check_run(newest.note.get("settings"), of_run(config), workdir)
+        found = newest.note.get("settings")
+        found = found and {name: value for name, value in found.items() if name != HANDED}
+        check_run(found, of_run(config), workdir)
     elif theirs := [name for name in OUTPUTS if (workdir / name).exists()]:
         raise InputError(f"'{workdir}' holds '{theirs[0]}' but no run that made it; choose another workdir.")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,14 +13,23 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax import config as settings
-from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel, supervised
-from ssdkd_jax.errors import Faults, gathered
-from ssdkd_jax.interop import saved
-from ssdkd_jax.models import conformance
+from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel
+from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import progress
-from ssdkd_jax.run import distillation, evaluation, foreign, identity, pictures, profiling, summary, yardstick
+from ssdkd_jax.run import (
+    distillation,
+    evaluation,
+    foreign,
+    identity,
+    indicators,
+    pictures,
+    profiling,
+    readiness,
+    summary,
+    yardstick,
+)
 from ssdkd_jax.run import teacher as teachers
-from ssdkd_jax.types import Inputs
+from ssdkd_jax.types import Network, Preview, Variables
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
@@ -29,9 +37,49 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Learner(NamedTuple):
+    """A student that was handed over: by what sentences call it, and its functions, bound to the devices' axis."""
+
+    name: str
+    network: Network
+
+
+class Prepared(NamedTuple):
+    """A distillation before its first step.
+
+    Attributes:
+        config: with global batches, see `build.for_devices`.
+        teacher: the teacher.
+        variables: its weights on the devices.
+        teacher_scores: on real images; {} without.
+        job: what is run.
+        judge, judges: by what the networks are judged.
+        name: of the student.
+        of_run: what the run is, as of `identity.of`.
+    """
+
+    config: ConfigDict
+    teacher: Classifier
+    variables: Variables
+    teacher_scores: dict[str, float]
+    job: build.Job
+    judge: evaluation.Judge
+    judges: distillation.Judges
+    name: str
+    of_run: dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a run leaves: its student, what this was taught from at the end, and what summary.json holds."""
+
+    student: Classifier
+    rows: Preview
+    found: dict[str, Any]
+
+
 def run(
     config: ConfigDict,
-    dataset: Dataset,
+    dataset: Dataset | None,
     workdir: str | Path,
     clock: progress.Stopwatch | None = None,
     stop: Callable[[], bool] = dispatch.never,
@@ -40,7 +88,7 @@ def run(
 
     Args:
         dataset: trains the teacher where none is saved, measures scores, and feeds the yardsticks; the student
-            never sees it.
+            never sees it. None does without: the config names a saved teacher, and what needs no data is told.
         clock: of the whole process, where more than this run is to be counted.
         stop: asked between dispatches.
 
@@ -53,83 +101,121 @@ def run(
     settings.check(config)
     original, config = config, build.for_devices(config)
     workdir, clock = Path(workdir), clock or progress.Stopwatch()
-    images = ready(config, dataset, workdir)
-    teacher = teachers.obtain(config, dataset, workdir, clock, stop)
+    identity.check_folder(workdir, config)
+    if dataset is None:
+        teacher, judge, images = teachers.given(config), evaluation.without_data(), None
+        config.teacher.model = teacher.name
+        readiness.conform(config, teacher.inputs)
+    else:
+        judge, images = evaluation.on(config, dataset), readiness.ready(config, dataset, workdir)
+        teacher = teachers.obtain(config, dataset, workdir, clock, stop)
+    prepared = prepare(config, teacher, judge, clock, images=images)
+    done = start(prepared, workdir, clock, distillation.Watchers(stop=stop))
+    return keep(prepared, conclude(prepared, done, clock), original, workdir, clock, dataset, stop)
+
+
+def prepare(
+    config: ConfigDict,
+    teacher: Classifier,
+    judge: evaluation.Judge,
+    clock: progress.Stopwatch,
+    learner: Learner | None = None,
+    images: np.ndarray | None = None,
+) -> Prepared:
+    """Build the job, and judge the teacher.
+
+    Args:
+        config: with global batches, see `build.for_devices`.
+        learner: a student that was handed over; None makes the one that the config names.
+        images: for the yardstick 'given'.
+
+    Raises:
+        InputError: as `build.job`.
+    """
     with clock("evaluation"):
-        variables = parallel.to_devices(teacher.variables)
-        teacher_scores = evaluation.evaluator(config, teacher.network, dataset)(variables)
+        variables = parallel.to_devices(dict(teacher.variables))
+        teacher_scores = judge.scores(teacher.network)(variables)
     with clock("setup"):
-        job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images)
+        network = learner and learner.network
+        job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images, learner=network)
     log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sizes(teacher, job).items()))
-    score, preview = job.task.score, pictures.previewer(job, variables)
     calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
-    scores_of = evaluation.evaluator(config, job.network, dataset)
-    state, curve, skipped, _, shorter = distillation.distil(
-        config, job, variables, lambda state: scores_of(calibrated(state, variables)), preview, workdir, clock, stop
+    judges = distillation.Judges(
+        student=lambda state: calibrated(state, variables),
+        scores=judge.scores(job.network),
+        fresh=indicators.make(job, config.seed),
+        preview=pictures.previewer(job, variables),
     )
-    parallel.check_replicated(state)
-    student = parallel.to_host(calibrated(state, variables))
-    note = saved.note(config.student.model, teacher.inputs, meant=True, **{score: curve[-1][score]})
-    saved.save(workdir / "student", student, note)
-    found = {
-        **summary.scores(score, teacher_scores, curve, clock.seconds.get("teacher", 0.0)),
-        **amounts(config, job),
-        "skipped_steps": skipped,
-        "planned_shorter": shorter,
-        **sizes(teacher, job),
-        **yardsticks(config, dataset, teacher, score, clock, stop),
-    }
-    networks = (teacher.network, teacher.variables), (job.network, student)
+    name, of_run = learner.name if learner else config.student.model, identity.of(config, teacher.variables, network)
+    return Prepared(config, teacher, variables, teacher_scores, job, judge, judges, name, of_run)
+
+
+def start(
+    prepared: Prepared, workdir: Path | None, clock: progress.Stopwatch, watchers: distillation.Watchers
+) -> distillation.Distilled:
+    """Run the job, or go on with it, as `distillation.distil`."""
+    config, job, judges = prepared.config, prepared.job, prepared.judges
+    done = distillation.distil(config, job, prepared.variables, prepared.of_run, judges, workdir, clock, watchers)
+    parallel.check_replicated(done.state)
+    return done
+
+
+def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.Stopwatch) -> Outcome:
+    """The student, what it was taught from, and what is known of them; also of a run that is not at its end."""
+    config, teacher, job, judge = prepared.config, prepared.teacher, prepared.job, prepared.judge
+    variables = parallel.to_host(prepared.judges.student(done.state))
+    last = done.curve[-1] if done.curve else {}
+    scores = {judge.score: last[judge.score]} if judge.score in last else {}
     with clock("report"):
-        rows, batch = preview(state), evaluation.batch_of(dataset)
-        found["class_counts"] = pictures.class_counts(rows, job.task.classes)
-        pictures.write(workdir, config, rows, found, curve, dataset, networks)
-        found |= foreign.told(score, teacher_scores[score], teacher.note, dataset, networks, batch)
-    found |= summary.circumstances(original, clock) | {"curve": curve}
+        rows = prepared.judges.preview(done.state)
+    found = {
+        **summary.scores(judge.score, prepared.teacher_scores, done.curve, clock.seconds.get("teacher", 0.0)),
+        **indicators.told(last, done.first),
+        **amounts(config, job),
+        "skipped_steps": done.skipped,
+        "planned_shorter": done.shorter,
+        **sizes(teacher, job),
+        "class_counts": pictures.class_counts(rows, job.task.classes),
+        "curve": done.curve,
+    }
+    return Outcome(Classifier(job.network, variables, teacher.inputs, prepared.name, scores), rows, found)
+
+
+def keep(
+    prepared: Prepared,
+    outcome: Outcome,
+    original: ConfigDict,
+    workdir: Path,
+    clock: progress.Stopwatch,
+    dataset: Dataset | None = None,
+    stop: Callable[[], bool] = dispatch.never,
+) -> dict[str, Any]:
+    """Write all that a finished run leaves in its workdir, and return what summary.json then holds.
+
+    Args:
+        original: the config as it was given.
+        dataset: for the yardsticks, and for pictures of real images.
+    """
+    config, teacher, student, score = prepared.config, prepared.teacher, outcome.student, prepared.judge.score
+    student.save(workdir / "student")
+    found = dict(outcome.found)
+    if dataset is not None:
+        found |= yardsticks(config, dataset, teacher, score, clock, stop)
+    if config.measure_unit:
+        found["unit_seconds"] = profiling.unit_seconds(config, teacher.network, teacher.variables, teacher.inputs)
+    networks = tuple((one.network, one.variables) for one in (teacher, student))
+    with clock("report"):
+        pictures.write(workdir, prepared.job.task, outcome.rows, found, dataset, networks)
+        if dataset is not None:
+            batch = evaluation.batch_of(dataset)
+            found |= foreign.told(score, prepared.teacher_scores[score], teacher.note, dataset, networks, batch)
+    found |= summary.circumstances(original, clock)
     if hosts.is_first():
         files.write_json(workdir / "summary.json", found)
     return found
 
 
-def ready(config: ConfigDict, dataset: Dataset, workdir: Path) -> np.ndarray:
-    """The images that the yardstick 'given' distils on, once folder and data set are found to be those of this run.
-
-    Raises:
-        InputError: where they are not, or do not fit a teacher that is still to be trained.
-    """
-    identity.check_folder(workdir, config)
-    evaluation.check(dataset)
-    images, faults = yardstick.given_images(config, dataset), Faults()
-    with faults:
-        conform(config, evaluation.inputs(config, dataset))
-    if teachers.to_be_trained(config, workdir):
-        of_model = Exception if faults.sentences else ()  # a model that does not serve may raise whatever it likes
-        with contextlib.suppress(of_model), faults:
-            fits(config, dataset, images)
-    faults.report()
-    return images
-
-
-def conform(config: ConfigDict, inputs: Inputs) -> None:
-    """Raise InputError, a line a fault, where a model of one's own does not serve; the zoo's are known to."""
-    faults = Faults()
-    for name in sorted({config.teacher.model, config.student.model}):
-        if ":" in name:
-            network = build.network(name, inputs, None, config.compute)
-            faults.extend(conformance.check(network, inputs.image_shape, name))
-    faults.report()
-
-
-def fits(config: ConfigDict, dataset: Dataset, images: np.ndarray) -> None:
-    """Raise InputError, a line a fault, where a config does not fit the data or the teacher that it is to train."""
-    teacher = teachers.untrained(config, dataset)
-    gathered(
-        lambda: supervised.check_batch(len(dataset.train_images), config.teacher.batch),
-        lambda: build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images),
-    )
-
-
-def sizes(teacher: teachers.Teacher, job: build.Job) -> dict[str, int]:
+def sizes(teacher: Classifier, job: build.Job) -> dict[str, int]:
     """How many parameters the networks have; nothing is computed."""
     key = jax.random.key(0)
     state = jax.eval_shape(job.method.init, key)
@@ -151,16 +237,13 @@ def amounts(config: ConfigDict, job: build.Job) -> dict[str, int | None]:
 def yardsticks(
     config: ConfigDict,
     dataset: Dataset,
-    teacher: teachers.Teacher,
+    teacher: Classifier,
     score: str,
     clock: progress.Stopwatch,
     stop: Callable[[], bool],
 ) -> dict[str, float]:
-    """What the config asks to be measured beside the run: the `score` from real images, the seconds of a step."""
-    found = {}
-    if config.yardstick_steps:
-        with clock("yardstick"):
-            found[f"real_subset_{score}"] = yardstick.train(config, dataset, teacher.inputs, stop)
-    if config.measure_unit:
-        found["unit_seconds"] = profiling.unit_seconds(config, *teacher[:3])
-    return found
+    """The `score` of the student that learns from real images, where the config asks for it."""
+    if not config.yardstick_steps:
+        return {}
+    with clock("yardstick"):
+        return {f"real_subset_{score}": yardstick.train(config, dataset, teacher.inputs, stop)}

@@ -9,24 +9,27 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax.engine import environment
 from ssdkd_jax.report import machine, progress
+from ssdkd_jax.run import indicators
 
 LEVELS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
-NOT_SCORES = ("round", "seconds", "synthesis", "distillation")  # of a point of the curve
+NOT_SCORES = ("round", "seconds", "synthesis", "distillation", *indicators.NAMES)  # of a point of the curve
 
 
 def scores(
     score: str, teacher_scores: dict[str, float], curve: list[dict[str, Any]], teacher_seconds: float
 ) -> dict[str, Any]:
-    """How good the networks are, by the task's `score` above all; the student as it was at the end of the curve.
+    """How good the networks are, by `score` above all; the student as it was at the end of the curve.
 
     Args:
+        score: the task's; 'agreement' where there are no real images.
         teacher_seconds: that the teacher's training took, a part of the curve's.
     """
-    student_scores = {name: value for name, value in curve[-1].items() if name not in NOT_SCORES}
+    last = curve[-1] if curve else {}
+    student_scores = {name: value for name, value in last.items() if name not in NOT_SCORES}
     return {
         "score": score,
-        f"teacher_{score}": teacher_scores[score],
-        f"student_{score}": student_scores[score],
+        f"teacher_{score}": teacher_scores.get(score),
+        f"student_{score}": last.get(score),
         f"real_subset_{score}": None,
         "teacher_scores": teacher_scores,
         "student_scores": student_scores,
@@ -56,8 +59,11 @@ def circumstances(config: ConfigDict, clock: progress.Stopwatch) -> dict[str, An
 
 
 def sentence(summary: dict[str, Any]) -> str:
-    """The scores of teacher, student and yardstick in a line; and where they tell different things, why."""
+    """The scores of teacher, student and yardstick in a line, and how often the networks agree on fresh images."""
     names = [f"{network}_{summary['score']}" for network in ("teacher", "student", "real_subset")]
-    line = ", ".join(f"{name} {summary[name]:.4f}" for name in names if summary[name] is not None)
-    foreign = summary.get("foreign")
-    return f"{line}, agreement {summary['agreement']:.4f} ({foreign})" if foreign else line
+    told = [f"{name} {summary[name]:.4f}" for name in names if summary[name] is not None]
+    if summary["score"] != "agreement" and "agreement" in summary:
+        told.append(f"agreement on fresh images {summary['agreement']:.4f}")
+    if summary.get("foreign"):
+        told.append(f"on test images {summary['test_agreement']:.4f} ({summary['foreign']})")
+    return ", ".join(told)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,10 +15,12 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
+from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
+from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import evaluation, identity
-from ssdkd_jax.types import Inputs, ModelState, Network, Variables
+from ssdkd_jax.types import ModelState
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
@@ -26,13 +28,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Teacher(NamedTuple):
-    """A teacher, what it and its student take (images normalised by its own mean and std), and its saved note."""
+def given(config: ConfigDict) -> Classifier:
+    """The teacher that the config names, for a run without data: what it says of its inputs is taken as it is.
 
-    network: Network
-    variables: Variables
-    inputs: Inputs
-    note: dict[str, Any]
+    Raises:
+        MissingError, InputError: as `saved.load`; or where the config names none.
+    """
+    if not config.teacher.checkpoint:
+        raise InputError(
+            "data.name = 'none' leaves nothing to train a teacher on; name a saved one by teacher.checkpoint."
+        )
+    return saved.load(config.teacher.checkpoint, named(config), config.compute)
+
+
+def named(config: ConfigDict) -> str | None:
+    """The model that a saved teacher is to be, where the config names one of one's own; else the folder may tell."""
+    return config.teacher.model if ":" in config.teacher.model else None
 
 
 def obtain(
@@ -41,7 +52,7 @@ def obtain(
     workdir: Path,
     clock: progress.Stopwatch,
     stop: Callable[[], bool] = dispatch.never,
-) -> Teacher:
+) -> Classifier:
     """The teacher that the config names, or the one under the workdir, trained first where there is none.
 
     Raises:
@@ -54,15 +65,14 @@ def obtain(
         with clock("teacher"):
             train(config, dataset, workdir, stop)
     found = saved.load_for(inputs, folder, config.teacher.model, config.compute)
-    mean, std = tuple(found.note["mean"]), tuple(found.note["std"])
-    if not (np.allclose(mean, inputs.mean) and np.allclose(std, inputs.std)):
+    if not (np.allclose(found.mean, inputs.mean) and np.allclose(found.std, inputs.std)):
         log.warning(
             "The teacher in %s normalises images with mean %s and std %s, not the data set's %s and %s; "
             "so does its student, and where it was trained on other images than the data set's, their scores here tell "
             "little.",
-            *(folder, mean, std, tuple(inputs.mean), tuple(inputs.std)),
+            *(folder, found.mean, found.std, tuple(inputs.mean), tuple(inputs.std)),
         )
-    return Teacher(found.network, dict(found.variables), inputs._replace(mean=mean, std=std), found.note)
+    return found
 
 
 def to_be_trained(config: ConfigDict, workdir: Path) -> bool:
@@ -89,7 +99,7 @@ def finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     return notes.get("teacher")
 
 
-def untrained(config: ConfigDict, dataset: Dataset) -> Teacher:
+def untrained(config: ConfigDict, dataset: Dataset) -> Classifier:
     """A teacher that is still to be trained: its variables are shapes.
 
     Raises:
@@ -97,7 +107,7 @@ def untrained(config: ConfigDict, dataset: Dataset) -> Teacher:
     """
     inputs = evaluation.inputs(config, dataset)
     network = build.network(config.teacher.model, inputs, axis=None, compute=config.compute)
-    return Teacher(network, jax.eval_shape(network.init, jax.random.key(0)), inputs, {})
+    return Classifier(network, jax.eval_shape(network.init, jax.random.key(0)), inputs, config.teacher.model)
 
 
 def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[], bool] = dispatch.never) -> float:

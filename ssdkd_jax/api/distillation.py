@@ -1,0 +1,221 @@
+"""A student from a teacher, in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ssdkd_jax import build, models, presets
+from ssdkd_jax import config as settings
+from ssdkd_jax.api import rules, students, synthesis
+from ssdkd_jax.api.judges import Evaluate, judge_of
+from ssdkd_jax.api.synthesis import SyntheticSet
+from ssdkd_jax.api.teachers import Teacher
+from ssdkd_jax.engine import workdir as folders
+from ssdkd_jax.errors import InputError
+from ssdkd_jax.interop.saved import Classifier
+from ssdkd_jax.report import plots, progress
+from ssdkd_jax.run import distillation, identity, pipeline
+from ssdkd_jax.types import TrainState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
+OnRound = Callable[[int, dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Distilled:
+    """What a distillation leaves.
+
+    Attributes:
+        student: call it with images, uint8 or in [0, 1]; `.save(folder)`, `.export(path)`.
+        synthetic: the images that it was taught from, at the end.
+        history: a point an evaluation: round, seconds, scores and indicators.
+        indicators: what is known without data, at the end; see `ssdkd_jax.run.indicators`.
+        finished: False where it was interrupted.
+        summary: all that summary.json holds.
+    """
+
+    student: Classifier
+    synthetic: SyntheticSet
+    history: list[dict[str, Any]]
+    indicators: dict[str, float]
+    finished: bool
+    summary: dict[str, Any]
+
+    def __repr__(self) -> str:
+        known = ", ".join(f"{name} {value:.3g}" for name, value in self.indicators.items())
+        return f"Distilled({self.student!r}, {known}{'' if self.finished else ', interrupted'})"
+
+    def plot_images(self, per_class: int = 12) -> Figure:
+        """A figure of the synthetic images, a row a class."""
+        return self.synthetic.plot(per_class)
+
+    def plot_curves(self) -> Figure:
+        """A figure of the student's score, and of its agreement with the teacher, over time."""
+        score = self.summary["score"]
+        value = self.summary[f"teacher_{score}"]
+        return plots.curves(self.history, {} if value is None else {"teacher": value}, score)
+
+    def plot_histograms(self) -> Figure:
+        """A figure of the classes and of the difficulty of the synthetic images."""
+        return plots.histograms(np.array(self.summary["class_counts"]), self.synthetic.confidence)
+
+
+def distill(
+    teacher: Teacher | str | Path,
+    student: str | nn.Module | nnx.Module,
+    config: ConfigDict | str | None = None,
+    *,
+    task: str | None = None,
+    seed: int | None = None,
+    rounds: int | None = None,
+    evaluate: Evaluate | None = None,
+    workdir: str | Path | None = None,
+    on_round: OnRound | None = None,
+) -> Distilled:
+    """Distil a teacher into a student without its data.
+
+    Ctrl-C ends it early with what there is then (`finished` is False); a second one raises.
+
+    Args:
+        teacher: or the folder of a saved one.
+        student: a name of the zoo, such as 'wrn10_1', or a flax module, linen or NNX.
+        config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
+            one of `ssdkd_jax.presets.PRESETS`; or None, which follows four rules, see `ssdkd_jax.default_config`.
+        task: 'classification' or 'segmentation'; None: as the config says.
+        seed: decides the whole run; None: as the config says, 0.
+        rounds: of synthesis, in all; None: as the config says.
+        evaluate: real images and labels, as a pair of arrays; or a function of a classifier, to a number or a dict of
+            numbers. The student is judged by them, never taught. None does without.
+        workdir: keeps the run, and goes on with it where it was stopped, to the same bits; None writes nothing.
+        on_round: called with (rounds done, metrics) after each round.
+
+    Raises:
+        InputError: a line for each fault of what is given; nothing has been changed then.
+        NotFiniteError: where a stage stays not finite.
+
+    >>> import jax.numpy as jnp, ssdkd_jax
+    >>> weights = jnp.linspace(-1, 1, 192).reshape(64, 3)
+    >>> teacher = ssdkd_jax.Teacher.from_function(
+    ...     lambda w, x: x.reshape(len(x), -1) @ w, weights, image_shape=(8, 8, 1)
+    ... )
+    >>> distilled = ssdkd_jax.distill(teacher, "wrn10_1", rounds=2)
+    >>> distilled.student(jnp.zeros((2, 8, 8, 1))).shape, distilled.finished
+    ((2, 3), True)
+    """
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher)
+    config = resolved(teacher, student, config, task, seed, rounds)
+    settings.check(config)
+    original, config = config, build.for_devices(config)
+    learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, config.compute)
+    folder, clock, latest = workdir and Path(workdir), progress.Stopwatch(), Latest()
+    with folders.claimed(folder) if folder else contextlib.nullcontext():
+        if folder:
+            identity.check_folder(folder, config)
+        judge = judge_of(evaluate, config, teacher)
+        prepared = pipeline.prepare(config, teacher, judge, clock, learner)
+        compare(prepared)
+        watchers = distillation.Watchers(on_round=on_round or nobody, on_state=latest.keep)
+        try:
+            done, finished = pipeline.start(prepared, folder, clock, watchers), True
+        except KeyboardInterrupt:
+            done, finished = latest.distilled(), False
+            log.warning("Interrupted after %d rounds; this is what there is.", int(done.state.round[0]))
+        outcome = pipeline.conclude(prepared, done, clock)
+        found = outcome.found
+        if folder and finished:
+            found = pipeline.keep(prepared, outcome, original, folder, clock)
+    synthetic = synthesis.of_rows(teacher, outcome.rows)
+    known = {name: found[name] for name in found if name == "agreement" or name.startswith("fresh_")}
+    return Distilled(outcome.student, synthetic, done.curve, known, finished, found)
+
+
+def default_config(teacher: Teacher, student: str | nn.Module | nnx.Module, task: str = "classification") -> ConfigDict:
+    """The config that `distill` follows where none is given; see `ssdkd_jax.api.rules` for its rules."""
+    if isinstance(student, str):
+        network = build.network(student, teacher.inputs, axis=None)
+    else:
+        network = students.bound(student, teacher.inputs, axis=None)
+    config = rules.config_for(teacher.inputs, teacher.network, network)
+    config.task.name = task
+    return config
+
+
+def resolved(
+    teacher: Teacher,
+    student: str | nn.Module | nnx.Module,
+    config: ConfigDict | str | None,
+    task: str | None,
+    seed: int | None,
+    rounds: int | None,
+) -> ConfigDict:
+    """The config of a call, with what the caller says besides."""
+    if config is None or isinstance(config, str):
+        method, config = config, default_config(teacher, student)
+        config = presets.apply(config, method) if method else config
+    elif not isinstance(config, ConfigDict):
+        raise InputError(f"config is a {type(config).__name__}; give a ConfigDict, the name of a method, or None.")
+    config = synthesis.prepared(config, task, seed)
+    if isinstance(student, str):
+        config.student.model = student
+    with config.ignore_type():
+        config.schedule.rounds = config.schedule.rounds if rounds is None else rounds
+    if rounds is not None and isinstance(rounds, int):
+        config.schedule.warmup = max(0, min(config.schedule.warmup, rounds - 1))
+    return config
+
+
+def compare(prepared: pipeline.Prepared) -> None:
+    """Say how large the two networks are, and warn where the student is not the cheaper one."""
+    teacher, job = prepared.teacher, prepared.job
+    variables = jax.eval_shape(job.network.init, jax.random.key(0))
+    sizes = [models.parameter_count(one) for one in (teacher.variables, variables)]
+    flops = [
+        models.flops(network, weights, teacher.image_shape)
+        for network, weights in ((teacher.network, teacher.variables), (job.network, variables))
+    ]
+    progress.say(
+        f"Teacher {teacher.name}: {sizes[0]:,} parameters, {flops[0] / 1e6:.2f} MFLOP an image; "
+        f"student {prepared.name}: {sizes[1]:,} parameters, {flops[1] / 1e6:.2f} MFLOP an image."
+    )
+    if sizes[1] >= sizes[0] or flops[1] >= flops[0]:
+        log.warning("The student is not smaller and cheaper than its teacher; choose a smaller one.")
+
+
+def nobody(*_: Any) -> None:
+    """Is told, and does nothing."""
+
+
+class Latest:
+    """A copy of a run's newest state on the devices, since a step takes its own memory away from a state."""
+
+    state: TrainState
+    note: Mapping[str, Any]
+
+    def keep(self, state: TrainState, note: Mapping[str, Any]) -> None:
+        """Copy it."""
+        self.state, self.note = jax.tree.map(jnp.copy, state), {name: note[name] for name in distillation.NOTED}
+
+    def distilled(self) -> distillation.Distilled:
+        """What an interrupted run leaves.
+
+        Raises:
+            KeyboardInterrupt: where it had not begun.
+        """
+        if not hasattr(self, "state"):
+            raise KeyboardInterrupt
+        return distillation.Distilled(self.state, **self.note)

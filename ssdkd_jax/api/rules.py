@@ -1,0 +1,60 @@
+"""The config of a run of which nothing is known but its two networks; four rules, ours.
+
+| what | rule |
+|---|---|
+| batch | 64 images, or the next multiple of the devices |
+| generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
+| BatchNorm | where the teacher has none, BN match is off; hints are on where both networks have one at a resolution |
+| mirroring | off, since of digits, letters and signs a mirror image is another thing |
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from ssdkd_jax import config as settings
+from ssdkd_jax import hints
+from ssdkd_jax.engine import parallel
+from ssdkd_jax.errors import InputError
+from ssdkd_jax.types import Inputs, Network
+
+BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
+
+
+def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict:
+    """The config of a run of these two networks.
+
+    Args:
+        inputs: of both.
+    """
+    config, batch = settings.default(), parallel.padded(BATCH)
+    config.data.name = "none"
+    config.student.batch = batch
+    config.student.regression = regression(inputs, teacher, student)
+    config.synthesis.update(batch=batch, doublings=doublings(inputs.image_shape), width=32)
+    config.synthesis.latent = max(LEAST_LATENT, 2 * inputs.classes)
+    config.synthesis.inner_steps = 8
+    config.buffer.size = max(10 * batch, 10 * inputs.classes)
+    config.views.update(count=0, flip=False)
+    config.sampler.name = "uniform"
+    config.schedule.update(rounds=25, warmup=5, distill_steps=30, evaluate_every=5)
+    config.yardstick_steps = 0
+    return config
+
+
+def doublings(image_shape: tuple[int, int, int]) -> int:
+    """How often the generator doubles its resolution: until it starts from at most `COARSE` pixels, if that divides."""
+    height, width, _ = image_shape
+    count = 1
+    while max(height, width) > COARSE * 2**count and not (height % 2 ** (count + 1) or width % 2 ** (count + 1)):
+        count += 1
+    return count
+
+
+def regression(inputs: Inputs, teacher: Network, student: Network) -> float:
+    """The weight of the hints: 0 where the two networks have no BatchNorm at a common resolution."""
+    try:
+        hints.shared_resolutions(teacher, student, inputs.image_shape)
+    except InputError:
+        return 0.0
+    return REGRESSION
