@@ -154,7 +154,7 @@ def _remat(eqn: JaxprEqn, inputs: Sequence[Array], read: Read) -> tuple[Sequence
 
 def _scan(eqn: JaxprEqn, inputs: Sequence[Array], read: Read) -> tuple[Sequence[Array], Found]:
     options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carried = _consts_and_carried(eqn.params)
     fixed, carry, rows = inputs[:consts], inputs[consts : consts + carried], inputs[consts + carried :]
 
     def body(carry: Sequence[Array], row: Sequence[Array]) -> tuple[Any, Any]:
@@ -164,6 +164,14 @@ def _scan(eqn: JaxprEqn, inputs: Sequence[Array], read: Read) -> tuple[Sequence[
     carry, (rows, stacked) = jax.lax.scan(body, list(carry), list(rows), **options)
     order = range(options["length"])[:: -1 if options["reverse"] else 1]
     return [*carry, *rows], [jax.tree.map(lambda x, i=i: x[i], one) for i in order for one in stacked]
+
+
+def _consts_and_carried(params: dict[str, Any]) -> tuple[int, int]:
+    """How many inputs of a scan are the same in all iterations, and how many are carried from one to the next."""
+    if "num_consts" in params:  # jax below 0.11
+        return params["num_consts"], params["num_carry"]
+    consts, carried, _ = (len(part.vals) for part in params["ft_in"].unpack())
+    return consts, carried
 
 
 _TRANSFORMS = {
