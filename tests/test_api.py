@@ -12,6 +12,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -319,6 +320,9 @@ def test_synthetic_images_of_a_teacher_alone(teacher, tmp_path):
     assert made.images.shape == (37, *tiny.SHAPE) and made.logits.shape == (37, 3)
     np.testing.assert_array_equal(made.labels, made.logits.argmax(-1))
     np.testing.assert_allclose(made.confidence, tiny.softmax(made.logits).max(-1), atol=1e-3)
+    first = ssdkd_jax.synthesize(teacher, tiny.BATCH, small())
+    oldest = made.images[len(made) // tiny.BATCH * tiny.BATCH :]  # the newest come first, and the last are cut off
+    np.testing.assert_array_equal(oldest, first.images[: len(oldest)])
     made.save(tmp_path / "set" / "images.npz")
     with np.load(tmp_path / "set" / "images.npz") as stored:
         np.testing.assert_array_equal(stored["images"], made.images)
@@ -330,6 +334,17 @@ def test_synthetic_images_of_a_teacher_alone(teacher, tmp_path):
     np.testing.assert_array_equal(labels, made.labels[order])
     with pytest.raises(ssdkd_jax.InputError, match="is not an empty folder; name a new one"):
         made.save(tmp_path / "png")
+
+
+def test_a_function_is_exported_but_not_saved(tmp_path):
+    teacher = ssdkd_jax.Teacher.from_function(flat, np.ones((64, 3), np.float32), image_shape=(8, 8, 1))
+    with pytest.raises(ssdkd_jax.InputError, match=r"'function flat' is no flax module .* export it as .stablehlo"):
+        teacher.save(tmp_path / "teacher")
+    assert list(tmp_path.iterdir()) == []
+    teacher.export(tmp_path / "teacher.stablehlo")
+    program = jax.export.deserialize(bytearray((tmp_path / "teacher.stablehlo").read_bytes()))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    np.testing.assert_allclose(program.call(images), teacher(images), rtol=1e-5)
 
 
 def test_comparing_is_counting(teacher, rng):

@@ -22,6 +22,16 @@ def test_class_grid_spreads_over_the_slots_of_each_class():
     assert (grid[12:] == 255).all()
 
 
+def test_a_notebook_shows_every_figure_without_pyplot():
+    figures = (
+        plots.grid(np.zeros((8, 8, 1), np.uint8), "title"),
+        plots.curves([{"seconds": 1.0, "agreement": 0.5}], {"teacher": 0.9}, "agreement"),
+        plots.histograms(np.ones(3), np.ones(3)),
+    )
+    for figure in figures:
+        assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_sheet_has_images_above_their_masks():
     images = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4, 1)
     labels = np.array([[[0, 1, 2, 255]] * 3, [[2, 2, 1, 0]] * 3], np.uint8)

@@ -110,6 +110,8 @@ def synthesize(
 ) -> SyntheticSet:
     """At least `n` synthetic images of a teacher, its classes as even as it allows; no student is trained.
 
+    They are made a batch a round by a generator that goes on learning; the newest come first.
+
     Args:
         teacher: or the folder of a saved one.
         n: how many; the next multiple of the batch is made, and the first `n` are returned.

@@ -104,7 +104,9 @@ class Teacher(Classifier):
         std: Sequence[float],
         unusual_normalisation: bool = False,
     ) -> Teacher:
-        """A PyTorch network of your own, as it is: its graph becomes a jax function, and PyTorch is not needed again.
+        """A PyTorch network of your own, as it is: its graph becomes a jax function, which runs without PyTorch.
+
+        It cannot be saved, only made again, or exported as .stablehlo.
 
         Args:
             module: takes images [B, D, H, W], normalised, and answers logits.

@@ -89,6 +89,14 @@ class Classifier:
         Raises:
             InputError: for a network that no name makes anew, such as a bare function.
         """
+        if ":" not in self.name:
+            try:
+                models.by_name(self.name, self.classes)
+            except InputError as error:
+                raise InputError(
+                    f"The network '{self.name}' is no flax module, so its arrays alone do not make it anew; make it "
+                    "again from what it was made of, or export it as .stablehlo."
+                ) from error
         found = note(self.name, self.inputs, meant=True)
         known = {name: value for name, value in self.note.items() if name not in found}
         save(folder, jax.tree.map(np.asarray, dict(self.variables)), {**found, **known})

@@ -12,11 +12,18 @@ from matplotlib.figure import Figure
 from ssdkd_jax.engine import files
 
 
+class Picture(Figure):
+    """A figure that a notebook shows, whichever backend of pyplot it has, or none."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = 12) -> np.ndarray:
     """Images of each class, a row a class: uint8 [rows, columns, D], white where there is none.
 
-    Of a class with more than `per_class` images, those evenly spread over its slots: a buffer's first
-    slots hold its oldest images.
+    Of a class with more than `per_class` images, those evenly spread over its slots, since a buffer is
+    filled from its last slot to its first.
     """
     height, width, channels = images.shape[1:]
     rows = min(classes, 20)
@@ -32,7 +39,7 @@ def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: 
 def grid(images: np.ndarray, title: str) -> Figure:
     """An image grid [rows, columns, D], three screen pixels to one."""
     height, width, channels = images.shape
-    figure = Figure(figsize=(width * 3 / 100, height * 3 / 100 + 0.4), dpi=100)
+    figure = Picture(figsize=(width * 3 / 100, height * 3 / 100 + 0.4), dpi=100)
     axes = figure.add_axes((0, 0, 1, height * 3 / (height * 3 + 40)))
     axes.imshow(images if channels == 3 else images[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.axis("off")
@@ -48,7 +55,7 @@ def curves(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float], sco
         lines: name -> score of another network.
     """
     labels = {score: f"data-free student, {score} on real test images", "agreement": "agreement on fresh images"}
-    figure = Figure(figsize=(6, 4), layout="constrained", dpi=120)
+    figure = Picture(figsize=(6, 4), layout="constrained", dpi=120)
     axes = figure.subplots()
     for name, label in labels.items():
         points = [(point["seconds"], 100 * point[name]) for point in curve if name in point]
@@ -64,7 +71,7 @@ def curves(curve: Sequence[Mapping[str, float]], lines: Mapping[str, float], sco
 
 def histograms(counts: np.ndarray, confidence: np.ndarray) -> Figure:
     """The buffer's histograms of class and of difficulty, 1 - teacher confidence."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained", dpi=120)
+    figure = Picture(figsize=(9, 3.5), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
     left.bar(range(len(counts)), counts)
     left.set(xlabel="class, as the teacher sees it", ylabel="slots", title="classes of the buffer")
@@ -73,8 +80,13 @@ def histograms(counts: np.ndarray, confidence: np.ndarray) -> Figure:
     return figure
 
 
-def write(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all."""
+def png(figure: Figure) -> bytes:
+    """A figure as PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
-    files.write_bytes(path, content.getvalue())
+    return content.getvalue()
+
+
+def write(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    files.write_bytes(path, png(figure))

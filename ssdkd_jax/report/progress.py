@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
 
 from ssdkd_jax.engine import files, hosts
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without ipywidgets; its bars are then of text
+    from tqdm.auto import tqdm
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 IN_THE_BAR = ("accuracy", "miou", "agreement", "inversion", "distillation", "loss")
