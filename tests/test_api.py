@@ -338,7 +338,7 @@ def test_synthetic_images_of_a_teacher_alone(teacher, tmp_path):
 
 def test_a_function_is_exported_but_not_saved(tmp_path):
     teacher = ssdkd_jax.Teacher.from_function(flat, np.ones((64, 3), np.float32), image_shape=(8, 8, 1))
-    with pytest.raises(ssdkd_jax.InputError, match=r"'function flat' is no flax module .* export it as .stablehlo"):
+    with pytest.raises(ssdkd_jax.InputError, match=r"'function flat' is no flax module, .* export it as .stablehlo"):
         teacher.save(tmp_path / "teacher")
     assert list(tmp_path.iterdir()) == []
     teacher.export(tmp_path / "teacher.stablehlo")
