@@ -1,6 +1,6 @@
 """The picture of the front page: a finished run's teacher, its synthetic images, and its student with its curve.
 
-    python experiments/front_picture.py --workdir=runs/digits --output=experiments/results/front.png
+python experiments/front_picture.py --workdir=runs/digits --output=experiments/results/front.png
 """
 
 from __future__ import annotations
