@@ -2,11 +2,12 @@
 
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 SHAPE = (32, 32, 3)
+DISTILL, DEFAULT_CONFIG = ssdkd_jax.distill, ssdkd_jax.default_config
 
 
 def named(page):
@@ -204,29 +206,36 @@ OWN = {
 }
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """`distill` and `default_config`, of a run of a few small steps."""
-    distill, default_config = ssdkd_jax.distill, ssdkd_jax.default_config
-
-    def small(teacher, student, **options):
-        found = default_config(teacher, student, **options)
-        found.student.batch, found.buffer.size = 8, 16
-        found.synthesis.update(batch=8, inner_steps=1, width=4)
-        found.schedule.update(rounds=2, warmup=1, distill_steps=2, evaluate_every=2)
-        return found
-
-    monkeypatch.setattr(ssdkd_jax, "default_config", small, raising=False)
-    monkeypatch.setattr(ssdkd_jax, "distill", lambda *networks: distill(*networks, small(*networks)), raising=False)
+def small(teacher, student, **options):
+    """The config of a run of a few small steps."""
+    found = DEFAULT_CONFIG(teacher, student, **options)
+    found.student.batch, found.buffer.size = 8, 16
+    found.synthesis.update(batch=8, inner_steps=1, width=4)
+    found.schedule.update(rounds=2, warmup=1, distill_steps=2, evaluate_every=2)
+    return found
 
 
+def untaught(teacher, student, **options):
+    """What stands for `distill` where a test has no time for it: a student that has learnt nothing."""
+    inspect.signature(DISTILL).bind(teacher, student, **options)
+    network = models.bind(models.by_name(student, teacher.classes), teacher.image_shape, teacher.mean, teacher.std)
+    variables = jax.jit(network.init)(jax.random.key(0))
+    return SimpleNamespace(student=ssdkd_jax.Classifier(network, variables, teacher.inputs, student), finished=True)
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["made", "taught"])
 @pytest.mark.parametrize(
     ("page", "mark", "text"),
     [block for block in blocks("python") if block[1].startswith("runs: ")],
     ids=lambda one: one.name if isinstance(one, Path) else one.partition("\n")[0][:20],
 )
-def test_code_that_is_marked_runs(page, mark, text, quick, one_device, tmp_path, monkeypatch):
+def test_code_that_is_marked_runs(page, mark, text, whole, one_device, tmp_path, monkeypatch):
+    if not whole and "for _ in" in text:
+        pytest.skip("a loop of whole steps: tests/test_api.py has it smaller")
     monkeypatch.chdir(tmp_path)
+    taught = lambda *networks: DISTILL(*networks, small(*networks))  # noqa: E731
+    monkeypatch.setattr(ssdkd_jax, "default_config", small, raising=False)
+    monkeypatch.setattr(ssdkd_jax, "distill", taught if whole else untaught, raising=False)
     package = ModuleType("my_package")
     for name in mark.removeprefix("runs: ").split():
         package.__dict__.update(OWN[name]())
