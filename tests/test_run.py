@@ -167,8 +167,8 @@ def test_what_may_change_may_change_and_a_longer_run_says_so(used, dataset, one_
         found = pipeline.run(longer, dataset, run)
         assert (found["curve"][-1]["round"], found["planned_shorter"]) == (rounds, shorter)
         assert found["config"]["schedule"]["rounds"] == rounds
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    listed = readme.partition("What may change when a run goes on:")[2].partition("**Wrong settings.**")[0]
+    page = (Path(__file__).parents[1] / "docs" / "running.md").read_text()
+    listed = page.partition("What may change when a run goes on:")[2].partition("A second process")[0]
     assert set(re.findall(r"`([a-z_.]+)`", listed)) - {"planned_shorter", "summary.json"} == identity.MAY_CHANGE.keys()
 
 

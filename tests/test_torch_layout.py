@@ -98,15 +98,15 @@ def test_an_array_that_pytorch_does_not_have():
 
 
 @pytest.fixture
-def readme(tmp_path, monkeypatch):
-    """The README's example of an architecture of one's own, run on a file that it reads: (its names, state dict)."""
+def example(tmp_path, monkeypatch):
+    """The example of docs/your_teacher.md of an architecture of one's own, run on a file: (its names, state dict)."""
     shapes = {"features.0.weight": (8, 3, 3, 3), "features.0.bias": (8,)}
     shapes |= {f"features.1.{leaf}": (8,) for leaf in ("weight", "bias", "running_mean", "running_var")}
     shapes |= {"features.1.num_batches_tracked": (), "classifier.weight": (10, 8 * 16 * 16), "classifier.bias": (10,)}
     state = {key: zoo_weights.array(key, shape) for key, shape in shapes.items()}
     torch_files.write(tmp_path / "my_net.safetensors", state)
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "your_teacher.md").read_text()
     names, code = {"__name__": "__main__"}, text.split("<!-- own architecture -->\n```python\n")[1].split("```")[0]
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "my_module.py").write_text(code)
@@ -114,15 +114,15 @@ def readme(tmp_path, monkeypatch):
     return names, state
 
 
-def test_the_readmes_own_architecture_is_saved_and_exported(readme):
-    names, state = readme
+def test_the_own_architecture_is_saved_and_exported(example):
+    names, state = example
     exported = torch_layout.to_torch(names["variables"], names["layout"])
     assert exported.keys() == state.keys()
     assert all(np.array_equal(exported[key], state[key]) for key in state if "tracked" not in key)
     assert checkpoint.verify(checkpoint.newest("my_teacher"))["image_shape"] == [32, 32, 3]
 
 
-def test_the_readmes_own_architecture_is_found_by_a_script_that_is_started_above_it(readme, cache):
+def test_the_own_architecture_is_found_by_a_script_that_is_started_above_it(example, cache):
     model = "my_package.my_module:MyNet"
     flags = ("--checkpoint=my_teacher", "--output=my.stablehlo", f"--model={model}")
     script = str(Path(__file__).parents[1] / "experiments" / "export.py")
@@ -131,9 +131,9 @@ def test_the_readmes_own_architecture_is_found_by_a_script_that_is_started_above
     assert f"{model} written to my.stablehlo" in ended.stdout
 
 
-def test_the_readmes_own_architecture_has_the_logits_of_pytorch(readme, rng):
+def test_the_own_architecture_has_the_logits_of_pytorch(example, rng):
     torch = pytest.importorskip("torch")
-    names, state = readme
+    names, state = example
     theirs = torch.nn.Sequential()
     layers = [torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
     theirs.add_module("features", torch.nn.Sequential(*layers))
