@@ -345,6 +345,11 @@ def test_a_function_is_exported_but_not_saved(tmp_path):
     program = jax.export.deserialize(bytearray((tmp_path / "teacher.stablehlo").read_bytes()))
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
     np.testing.assert_allclose(program.call(images), teacher(images), rtol=1e-5)
+    other = ssdkd_jax.Teacher.from_function(
+        lambda w, x: x.reshape(len(x), -1) @ w, np.ones((64, 3), np.float32), image_shape=(8, 8, 1)
+    )
+    with pytest.raises(ssdkd_jax.InputError, match=r"cannot be exported for batches of any size .* not len\(x\)"):
+        other.export(tmp_path / "other.stablehlo")
 
 
 def test_comparing_is_counting(teacher, rng):
@@ -389,7 +394,7 @@ class Wrong(nn.Module):
 
 
 def flat(w, x):
-    return x.reshape(len(x), -1) @ w
+    return x.reshape(x.shape[0], -1) @ w
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def serialize(
         platforms: that it is to run on.
 
     Raises:
-        ValueError: for another type of images.
+        ValueError: for another type of images, or a network that cannot be traced for any B.
     """
     if images not in INPUTS:
         raise InputError(f"Images of type '{images}' are not known; use {' or '.join(INPUTS)}.")
@@ -38,5 +38,11 @@ def serialize(
         return network.apply(variables, as_float(batch, image_shape))
 
     shape = export.symbolic_shape(f"B, {', '.join(map(str, image_shape))}")
-    traced = export.export(jax.jit(predict), platforms=platforms)(jax.ShapeDtypeStruct(shape, images))
+    try:
+        traced = export.export(jax.jit(predict), platforms=platforms)(jax.ShapeDtypeStruct(shape, images))
+    except TypeError as error:  # of a number that stands for any
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(
+            f"The network cannot be exported for batches of any size ({said}); take theirs from x.shape[0], not len(x)."
+        ) from error
     return bytes(traced.serialize())
