@@ -336,6 +336,33 @@ def test_synthetic_images_of_a_teacher_alone(teacher, tmp_path):
         made.save(tmp_path / "png")
 
 
+class Wide(nn.Module):
+    """A user's own that takes more than its classes."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3)(nn.relu(nn.Dense(self.width)(images.reshape(images.shape[0], -1))))
+
+
+def test_a_network_of_ones_own_is_saved_and_loaded_by_itself(tmp_path, rng):
+    images = rng.integers(0, 256, (5, *tiny.SHAPE), np.uint8)
+    weights = Wide(7).init(jax.random.key(0), jnp.zeros((1, *tiny.SHAPE)), False)
+    made = ssdkd_jax.Teacher.from_linen(Wide(7), weights, **SMALL)
+    made.save(tmp_path / "linen")
+    np.testing.assert_array_equal(ssdkd_jax.Teacher.load(tmp_path / "linen", Wide(7))(images), made(images))
+    with pytest.raises(ssdkd_jax.InputError, match=r"is not made by `classes=3` alone .* hand the module itself over"):
+        ssdkd_jax.Teacher.load(tmp_path / "linen", "test_api:Wide")
+    with pytest.raises(ssdkd_jax.InputError, match=r"'params\.Dense_0\.kernel' has shape"):
+        ssdkd_jax.Teacher.load(tmp_path / "linen", Wide(8))
+    module = NnxNet(nnx.Rngs(0))
+    made = ssdkd_jax.Teacher.from_nnx(module, **NORMAL)
+    made.save(tmp_path / "nnx")
+    images = rng.integers(0, 256, (5, 16, 16, 1), np.uint8)
+    np.testing.assert_array_equal(ssdkd_jax.load(tmp_path / "nnx", NnxNet(nnx.Rngs(1)))(images), made(images))
+
+
 def test_a_function_is_exported_but_not_saved(tmp_path):
     teacher = ssdkd_jax.Teacher.from_function(flat, np.ones((64, 3), np.float32), image_shape=(8, 8, 1))
     with pytest.raises(ssdkd_jax.InputError, match=r"'function flat' is no flax module, .* export it as .stablehlo"):

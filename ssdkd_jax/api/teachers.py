@@ -53,11 +53,11 @@ class Teacher(Classifier):
         return len(observe.norm_paths(self.variables))
 
     @classmethod
-    def load(cls, folder: str | Path, model: str | None = None) -> Teacher:
+    def load(cls, folder: str | Path, model: str | nn.Module | nnx.Module | None = None) -> Teacher:
         """The teacher that `save`, a run, or `ssdkd import` left in a folder.
 
         Args:
-            model: 'package.module:Class', where it is a network of your own.
+            model: where it is a network of your own, the flax module itself, or 'package.module:Class'.
 
         Raises:
             InputError: where there is none, or it is damaged or of another model.

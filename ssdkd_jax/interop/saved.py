@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+from flax import nnx
 
 from ssdkd_jax import models
 from ssdkd_jax.engine import checkpoint, quiet
 from ssdkd_jax.errors import InputError, MissingError
-from ssdkd_jax.interop import export, notes
+from ssdkd_jax.interop import export, nnx_module, notes
 from ssdkd_jax.interop.images import as_float
 from ssdkd_jax.interop.notes import make as note
 from ssdkd_jax.types import Array, Inputs, Network, Variables
@@ -127,12 +129,12 @@ def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None
     checkpoint.save(folder, 0, dict(variables), note, keep=1)
 
 
-def load(folder: str | Path, model: str | None = None, compute: str = "float32") -> Classifier:
+def load(folder: str | Path, model: str | nn.Module | nnx.Module | None = None, compute: str = "float32") -> Classifier:
     """The model saved in `folder`.
 
     Args:
-        model: its name, needed for a model of one's own: a name that would import code is never
-            taken from the folder.
+        model: needed for a model of one's own: the flax module itself, or its name where it is made as
+            `Class(classes=C)`. A name that would import code is never taken from the folder.
         compute: what its layers compute in, see `models.bind`.
 
     Raises:
@@ -149,10 +151,14 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
     except checkpoint.Damaged as error:
         raise InputError(f"The model in '{folder}' is damaged; save it again. {error}") from error
     notes.check(note, f"The note in '{folder}'")
-    _check_name(folder, note["model"], model)
+    if model is None or isinstance(model, str):
+        _check_name(folder, note["model"], model)
     inputs = Inputs(tuple(note["image_shape"]), note["classes"], tuple(note["mean"]), tuple(note["std"]))
-    module = models.by_name(note["model"], inputs.classes)
-    network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
+    if isinstance(model, nnx.Module):
+        network, _ = nnx_module.network(model, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
+    else:
+        module = model if isinstance(model, nn.Module) else models.by_name(note["model"], inputs.classes)
+        network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
     restored = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
     if restored is None:  # deleted in the meantime
         raise missing
@@ -162,7 +168,10 @@ def load(folder: str | Path, model: str | None = None, compute: str = "float32")
 def _check_name(folder: str | Path, found: str, named: str | None) -> None:
     """Raise ValueError where the model is not that which was `named`, or would import code and was not named."""
     if named is None and ":" in found:
-        raise InputError(f"'{folder}' holds the model '{found}', not of this package; name it in the call (--model).")
+        raise InputError(
+            f"'{folder}' holds the model '{found}', not of this package; name it in the call (--model), or "
+            "give the flax module itself."
+        )
     if named not in (None, found):
         raise InputError(
             f"'{folder}' holds a '{found}', not the '{named}' that was named; name '{found}' (teacher.model, --model), "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import math
 import os
 import re
@@ -46,7 +47,15 @@ def by_name(name: str, classes: int) -> nn.Module:
             or where the user's own cannot be imported.
     """
     if ":" in name:
-        return _imported(name)(classes=classes)
+        made = _imported(name)
+        try:
+            inspect.signature(made).bind(classes=classes)
+        except TypeError as error:
+            raise InputError(
+                f"The model '{name}' is not made by `classes={classes}` alone ({error}); hand the module itself over "
+                "in Python."
+            ) from error
+        return made(classes=classes)
     if name in ZOO:
         return ZOO[name](classes=classes)
     if re.fullmatch(r"wrn[0-9]+_[0-9]+", name):
