@@ -379,6 +379,16 @@ def test_a_function_is_exported_but_not_saved(tmp_path):
         other.export(tmp_path / "other.stablehlo")
 
 
+def test_one_number_is_the_mean_of_every_channel(rng):
+    images, weights = rng.integers(0, 256, (4, 8, 8, 3), np.uint8), rng.normal(size=(192, 3)).astype(np.float32)
+    shape = {"image_shape": (8, 8, 3)}
+    one = ssdkd_jax.Teacher.from_function(flat, weights, mean=0.4, std=0.2, **shape)
+    three = ssdkd_jax.Teacher.from_function(flat, weights, mean=[0.4] * 3, std=(0.2, 0.2, 0.2), **shape)
+    np.testing.assert_array_equal(one(images), three(images))
+    expected = (images / 255.0 - 0.4).reshape(4, -1) / 0.2 @ weights
+    np.testing.assert_allclose(one(images), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_comparing_is_counting(teacher, rng):
     network = models.bind(tiny.Tiny(3), tiny.SHAPE, tiny.INPUTS.mean, tiny.INPUTS.std)
     other = ssdkd_jax.Classifier(network, network.init(jax.random.key(3)), teacher.inputs, "tiny:Tiny")

@@ -70,8 +70,8 @@ class Teacher(Classifier):
         cls,
         path: str | Path,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         image_size: int | tuple[int, int] = 32,
         model: str | None = None,
         unusual_normalisation: bool = False,
@@ -80,7 +80,7 @@ class Teacher(Classifier):
 
         Args:
             path: .pth, .pt (which need PyTorch) or .safetensors.
-            mean, std: of the normalisation that it was trained with, of images in [0, 1]; a number per channel.
+            mean, std: of the normalisation that it was trained with, of images in [0, 1]; a number per channel, or one.
             image_size: H = W, or (H, W).
             model: its name, one of `models.NAMES`; None recognises it.
             unusual_normalisation: take a mean or std that images in [0, 1] hardly have.
@@ -100,8 +100,8 @@ class Teacher(Classifier):
         module: torch.nn.Module,
         *,
         image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         unusual_normalisation: bool = False,
     ) -> Teacher:
         """A PyTorch network of your own, as it is: its graph becomes a jax function, which runs without PyTorch.
@@ -130,8 +130,8 @@ class Teacher(Classifier):
         variables: Mapping[str, Any],
         *,
         image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         unusual_normalisation: bool = False,
     ) -> Teacher:
         """A linen module, called as `module(images, train)`, and its variables.
@@ -154,8 +154,8 @@ class Teacher(Classifier):
         module: nnx.Module,
         *,
         image_shape: tuple[int, int, int],
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
         unusual_normalisation: bool = False,
     ) -> Teacher:
         """An NNX module, called as `module(images)`; the module itself stays as it is.
@@ -178,8 +178,8 @@ class Teacher(Classifier):
         variables: Any,
         *,
         image_shape: tuple[int, int, int],
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
         unusual_normalisation: bool = False,
     ) -> Teacher:
         """Any function that jax can trace. Its layers are not seen: BN match and hints are off.
@@ -194,8 +194,7 @@ class Teacher(Classifier):
             InputError: for a function that jax cannot trace, or that is no function of the image alone.
         """
         inputs = _inputs(image_shape, mean, std, unusual_normalisation)
-        shift, scale = (np.asarray(moment, np.float32) for moment in (mean, std))
-        frozen = {"params": variables}
+        shift, scale, frozen = np.float32(inputs.mean), np.float32(inputs.std), {"params": variables}
 
         def logits(variables: Variables, images: Array) -> Array:
             return apply(variables["params"], (images - shift) / scale).astype("float32")
@@ -234,13 +233,18 @@ def name_of(module: Any) -> str:
 
 
 def _inputs(
-    image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float], meant: bool, classes: int = 0
+    image_shape: Sequence[int],
+    mean: float | Sequence[float],
+    std: float | Sequence[float],
+    meant: bool,
+    classes: int = 0,
 ) -> Inputs:
     """What a network takes, looked at first; its classes are 0 where they are not known yet."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise InputError(
             f"image_shape = {tuple(image_shape)} is not (height, width, channels); write it as (32, 32, 3)."
         )
-    notes.check_normalisation(mean, std, image_shape[-1], meant)
+    shift, scale = (tuple(map(float, np.atleast_1d(moment))) for moment in (mean, std))
     height, width, channels = map(int, image_shape)
-    return Inputs((height, width, channels), classes, tuple(map(float, mean)), tuple(map(float, std)))
+    notes.check_normalisation(shift, scale, channels, meant)
+    return Inputs((height, width, channels), classes, shift, scale)
