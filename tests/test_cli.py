@@ -88,7 +88,7 @@ def test_a_teacher_and_a_line_give_a_student_without_data(place, distilled):
 
 
 def test_the_same_line_goes_on_and_another_seed_is_refused(place, distilled):
-    line = ("distill", "--teacher=teacher", "--student=wrn10_1", "--workdir=run", *FIELDS)
+    line = ("distill", "--teacher", "teacher", "--student", "wrn10_1", "--workdir=run", *FIELDS)
     code, _out, err = ssdkd(place, *line, "--config.seed=3")
     assert code == 1 and "seed = 0 there and 3 here" in err and "Traceback" not in err
     assert ssdkd(place, *line)[0] == 0

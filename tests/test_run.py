@@ -14,7 +14,7 @@ import tiny
 
 from ssdkd_jax import config, data, hints, presets, settings, student
 from ssdkd_jax.engine import checkpoint as engine_checkpoint
-from ssdkd_jax.engine import optimization, parallel, preemption
+from ssdkd_jax.engine import loop, optimization, parallel, preemption
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import progress
@@ -209,13 +209,13 @@ def test_all_that_does_not_fit_is_told_at_once_before_a_teacher_is_trained(datas
 
 def test_the_buffer_is_told_where_there_is_one_and_times_with_and_without_the_teacher(used):
     curve = [{"seconds": 10.0, "accuracy": 0.5}, {"seconds": 12.0, "accuracy": 0.9}]
-    found = summary.scores("accuracy", {"accuracy": 1.0}, curve, 8.0)
+    found = summary.scores("accuracy", {"accuracy": 1.0}, curve, curve[-1], 8.0)
     assert (found["time_to_accuracy"]["0.90"], found["time_to_accuracy_after_teacher"]["0.90"]) == (12.0, 4.0)
     assert found["time_to_accuracy_after_teacher"]["0.98"] is None
     for method, size in (("ssdkd", tiny.SLOTS), ("generative", None), ("fast_dfkd", None)):
         config = tiny.make_config(method__name=method)
         job = types.SimpleNamespace(method=types.SimpleNamespace(images_made=lambda rounds, steps: 0))
-        assert pipeline.amounts(config, job)["buffer_size"] == size
+        assert summary.amounts(config, job, loop.Position(4, 6))["buffer_size"] == size
 
 
 def test_a_model_of_ones_own_that_cannot_serve_is_told_before_anything_is_trained(dataset, one_device, tmp_path):

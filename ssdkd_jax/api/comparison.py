@@ -26,7 +26,7 @@ def compare(teacher: Classifier, student: Classifier, images: Any, labels: Any =
         labels: int [M]; None: there are none.
 
     Returns:
-        'images', 'agreement' in [0, 1], 'kl' in nats (mean KL of the student's answer from the teacher's), the
+        'agreement' in [0, 1], 'images', 'kl' in nats (mean KL of the student's answer from the teacher's), the
         teacher's mean 'confidence'; with labels also 'teacher_accuracy' and 'student_accuracy'.
 
     Raises:
@@ -50,17 +50,19 @@ def compare(teacher: Classifier, student: Classifier, images: Any, labels: Any =
     f_t, f_s = (np.concatenate(list(_answers(network, images))) for network in (teacher, student))
     told, said = f_t.argmax(-1), f_s.argmax(-1)
     found = {
-        "images": len(images),
         "agreement": float(np.mean(told == said)),
+        "images": len(images),
         "kl": float(losses.kl_divergence(jnp.asarray(f_t), jnp.asarray(f_s)).mean()),
         "confidence": float(np.exp(f_t - np.logaddexp.reduce(f_t, -1, keepdims=True)).max(-1).mean()),
     }
     if labels is None:
         return found
     labels = np.asarray(labels)
-    if labels.shape != told.shape or not np.issubdtype(labels.dtype, np.integer):
+    fitting = labels.shape == told.shape and np.issubdtype(labels.dtype, np.integer)
+    if not fitting or labels.min() < 0 or labels.max() >= teacher.classes:
         raise InputError(
-            f"Labels are {labels.dtype} of shape {list(labels.shape)}; give whole numbers of shape {list(told.shape)}."
+            f"Labels are {labels.dtype} of shape {list(labels.shape)}; give whole numbers of shape {list(told.shape)}, "
+            f"from 0 to {teacher.classes - 1}."
         )
     right = {f"{name}_accuracy": float(np.mean(one == labels)) for name, one in (("teacher", told), ("student", said))}
     return {**found, **right}
@@ -106,5 +108,5 @@ def read_images(folder: str | Path, image_shape: tuple[int, int, int]) -> tuple[
             )
         images.append(image.reshape(image_shape))
     names = [path.parent.name for path in paths]
-    numbered = all(name.isdecimal() for name in names)
+    numbered = all(path.parent != folder and name.isdecimal() for path, name in zip(paths, names, strict=True))
     return np.stack(images), np.array([int(name) for name in names], np.int32) if numbered else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
@@ -22,11 +23,12 @@ from ssdkd_jax.api import rules, students, synthesis
 from ssdkd_jax.api.judges import Evaluate, judge_of
 from ssdkd_jax.api.synthesis import SyntheticSet
 from ssdkd_jax.api.teachers import Teacher
+from ssdkd_jax.engine import checkpoint, hosts, loop, parallel
 from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import distillation, identity, pipeline
+from ssdkd_jax.run import distillation, identity, pipeline, readiness
 from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class Distilled:
         history: a point an evaluation: round, seconds, scores and indicators.
         indicators: what is known without data, at the end; see `ssdkd_jax.run.indicators`.
         finished: False where it was interrupted.
-        summary: all that summary.json holds.
+        summary: what summary.json holds of a run that is kept; without a workdir, its scores and amounts.
     """
 
     student: Classifier
@@ -92,13 +94,14 @@ def distill(
     Ctrl-C ends it early with what there is then (`finished` is False); a second one raises.
 
     Args:
-        teacher: or the folder of a saved one.
+        teacher: or another classifier, or the folder of a saved one.
         student: a name of the zoo, such as 'wrn10_1', or a flax module, linen or NNX.
         config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
             one of `ssdkd_jax.presets.PRESETS`; or None, which follows four rules, see `ssdkd_jax.default_config`.
         task: 'classification' or 'segmentation'; None: as the config says.
-        seed: decides the whole run; None: as the config says, 0.
-        rounds: of synthesis, in all; None: as the config says.
+        seed: decides the whole run, but for the weights with which an NNX student comes; None: as the config says, 0.
+        rounds: of synthesis, in all; None: as the config says. Where they are no more than `schedule.warmup`, all but
+            the last only make images.
         evaluate: real images and labels, as a pair of arrays; or a function of a classifier, to a number or a dict of
             numbers. The student is judged by them, never taught. None does without.
         workdir: keeps the run, and goes on with it where it was stopped, to the same bits; None writes nothing.
@@ -117,13 +120,14 @@ def distill(
     >>> distilled.student(jnp.zeros((2, 8, 8, 1))).shape, distilled.finished
     ((2, 3), True)
     """
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher)
+    teacher = synthesis.as_teacher(teacher)
     original = resolved(teacher, student, config, task, seed, rounds)
     settings.check(original)
     whole = build.for_devices(original)
+    readiness.conform(whole, teacher.inputs)
     learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, whole.compute)
     folder, clock, latest = Path(workdir) if workdir else None, progress.Stopwatch(), Latest()
-    with folders.claimed(folder) if folder else contextlib.nullcontext():
+    with folders.claimed(folder) if folder and hosts.is_first() else contextlib.nullcontext():
         if folder:
             identity.check_folder(folder, whole)
         judge = judge_of(evaluate, whole, teacher)
@@ -134,7 +138,9 @@ def distill(
             done, finished = pipeline.start(prepared, folder, clock, watchers), True
         except KeyboardInterrupt:
             done, finished = latest.distilled(), False
-            log.warning("Interrupted after %d rounds; this is what there is.", int(done.state.round[0]))
+            log.warning("Interrupted after %d rounds; this is what there is.", loop.position(done.state).rounds)
+            if folder:
+                latest.save(folder)
         outcome = pipeline.conclude(prepared, done, clock)
         found = outcome.found
         if folder and finished:
@@ -165,6 +171,7 @@ def resolved(
 ) -> ConfigDict:
     """The config of a call, with what the caller says besides."""
     if isinstance(config, ConfigDict):
+        settings.check(config)
         found = config
     elif config is None:
         found = default_config(teacher, student)
@@ -208,11 +215,18 @@ class Latest:
     """A copy of a run's newest state on the devices, since a step takes its own memory away from a state."""
 
     state: TrainState
-    note: Mapping[str, Any]
+    note: dict[str, Any]
 
     def keep(self, state: TrainState, note: Mapping[str, Any]) -> None:
         """Copy it."""
-        self.state, self.note = jax.tree.map(jnp.copy, state), {name: note[name] for name in distillation.NOTED}
+        self.state = jax.tree.map(lambda x: jax.device_put(jnp.copy(x), x.sharding), state)
+        self.note = copy.deepcopy(dict(note))
+
+    def save(self, workdir: Path) -> None:
+        """Write it as a checkpoint of the run, where the newest one is older."""
+        number, folder = loop.position(self.state).checkpoint, workdir / "checkpoints"
+        if number > max(checkpoint.steps(folder), default=0):
+            checkpoint.save(folder, number, parallel.to_save(self.state), self.note)
 
     def distilled(self) -> distillation.Distilled:
         """What an interrupted run leaves.
@@ -222,4 +236,4 @@ class Latest:
         """
         if not hasattr(self, "state"):
             raise KeyboardInterrupt
-        return distillation.Distilled(self.state, **self.note)
+        return distillation.Distilled(self.state, *(self.note[name] for name in distillation.NOTED))

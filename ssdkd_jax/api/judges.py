@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build
+from ssdkd_jax import augment, build
 from ssdkd_jax.engine import evaluation as engine
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.images import as_float
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.run import evaluation
+from ssdkd_jax.run.summary import NOT_SCORES
 from ssdkd_jax.types import Network, Variables
 
 Function = Callable[[Classifier], float | Mapping[str, float]]
@@ -45,18 +46,18 @@ def by_arrays(images: Any, labels: Any, config: ConfigDict, teacher: Classifier)
     raw, as_given = np.asarray(images), np.asarray(as_float(images, teacher.image_shape))
     if not len(as_given):
         raise InputError("evaluate holds no image; give at least one, or None.")
-    fitting = labels.shape in (as_given.shape[:1], as_given.shape[:3]) and np.issubdtype(labels.dtype, np.integer)
-    unlabelled = 255 if labels.ndim > 1 else -1
-    known = labels[labels != unlabelled] if fitting else labels
+    wanted = as_given.shape[:3] if task.score == "miou" else as_given.shape[:1]
+    fitting = labels.shape == wanted and np.issubdtype(labels.dtype, np.integer)
+    known = labels[labels != augment.UNLABELLED] if labels.ndim > 1 else labels
     if not fitting or known.min(initial=0) < 0 or known.max(initial=0) >= teacher.classes:
         raise InputError(
             f"evaluate holds labels of type {labels.dtype} and shape {list(labels.shape)}; give whole numbers from 0 "
-            f"to {teacher.classes - 1}, one for each of the {len(as_given)} images or for each pixel."
+            f"to {teacher.classes - 1} of shape {list(wanted)}."
         )
     kept = raw if raw.dtype == np.uint8 else as_given
     height, width, _ = teacher.image_shape
     batch = min(evaluation.BATCH, max(1, evaluation.PIXELS // (height * width)))
-    labels = labels.astype(np.uint8 if labels.ndim > 1 else np.int32)
+    labels = labels.astype(np.int32)
     return evaluation.Judge(task.score, lambda network: engine.make(network, task, kept, labels, batch))
 
 
@@ -74,7 +75,7 @@ def by_function(function: Function, teacher: Classifier) -> evaluation.Judge:
 
 
 def named(answer: Any) -> dict[str, float]:
-    """What the function of a user answers, as name -> number.
+    """What the function of a user answers, as name -> number; `test_` goes before a name that the run itself uses.
 
     Raises:
         InputError: for another answer.
@@ -82,5 +83,5 @@ def named(answer: Any) -> dict[str, float]:
     found = answer if isinstance(answer, Mapping) else {SCORE: answer}
     arrays = [np.asarray(value) for value in found.values()]
     if arrays and all(array.shape == () and np.can_cast(array.dtype, np.float64) for array in arrays):
-        return {str(name): float(value) for name, value in found.items()}
+        return {f"test_{name}" if name in NOT_SCORES else str(name): float(found[name]) for name in found}
     raise InputError(f"evaluate answers {answer!r}; let it answer a number, or a dict of numbers.")

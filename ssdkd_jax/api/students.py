@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 from flax import nnx
 
 from ssdkd_jax import models
@@ -11,7 +12,7 @@ from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import nnx_module
 from ssdkd_jax.models import conformance
-from ssdkd_jax.run import pipeline
+from ssdkd_jax.run import identity, pipeline
 from ssdkd_jax.types import Inputs, Network
 
 
@@ -41,4 +42,14 @@ def handed_over(student: nn.Module | nnx.Module, inputs: Inputs, compute: str) -
     network, name = bound(student, inputs, compute), name_of(student)
     if faults := conformance.check(network, inputs.image_shape, name):
         raise InputError("\n".join(faults))
-    return pipeline.Learner(name, network)
+    return pipeline.Learner(name, network, digest(student, network, inputs))
+
+
+def digest(student: nn.Module | nnx.Module, network: Network, inputs: Inputs) -> str:
+    """What tells a student from others: what it computes in training; of an NNX module, also its weights."""
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    one_device = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), variables)
+    images = jax.ShapeDtypeStruct((1, 2, *inputs.image_shape), "float32")
+    seeds = jax.ShapeDtypeStruct((1,), "uint32")
+    found = identity.program(lambda v, x, s: network.train(v, x, jax.random.key(s)), one_device, images, seeds)
+    return found if isinstance(student, nn.Module) else found + identity.digest(network.init(jax.random.key(0)))

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from ssdkd_jax import build
+from ssdkd_jax import build, presets
 from ssdkd_jax import config as settings
 from ssdkd_jax.api import rules
 from ssdkd_jax.api.teachers import Teacher
@@ -103,12 +103,12 @@ def of_rows(teacher: Classifier, rows: Preview) -> SyntheticSet:
 def synthesize(
     teacher: Teacher | str | Path,
     n: int,
-    config: ConfigDict | None = None,
+    config: ConfigDict | str | None = None,
     *,
     task: str | None = None,
     seed: int | None = None,
 ) -> SyntheticSet:
-    """At least `n` synthetic images of a teacher, its classes as even as it allows; no student is trained.
+    """`n` synthetic images of a teacher, its classes as even as it allows; no student is trained.
 
     They are made a batch a round by a generator that goes on learning; the newest come first.
 
@@ -133,18 +133,19 @@ def synthesize(
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise InputError(f"n = {n!r} is not a whole number of at least 1; say how many images are to be made.")
-    teacher = teacher if isinstance(teacher, Teacher) else Teacher.load(teacher)
-    config = prepared(config or default_config(teacher), task, seed)
-    nobody = indifferent(teacher.inputs, config.task.name)
-    config.synthesis.adv, config.student.regression, config.student.attention = 0.0, 0.0, 0.0
-    batch = config.synthesis.batch or config.student.batch
+    teacher = as_teacher(teacher)
+    ruled = default_config(teacher) if config is None or isinstance(config, str) else config
+    ruled = prepared(presets.apply(ruled, config) if isinstance(config, str) else ruled, task, seed)
+    nobody = indifferent(teacher.inputs, ruled.task.name)
+    ruled.synthesis.adv, ruled.student.regression, ruled.student.attention = 0.0, 0.0, 0.0
+    batch = ruled.synthesis.batch or ruled.student.batch
     rounds = -(-n // batch)
-    config.buffer.size = max(rounds * batch, config.student.batch)
-    config.schedule.update(rounds=rounds + 1, warmup=rounds)
-    settings.check(config)
-    job = build.job(config, teacher.inputs, teacher.network, teacher.variables, learner=nobody)
+    ruled.buffer.size = max(rounds * batch, ruled.student.batch)
+    ruled.schedule.update(rounds=rounds + 1, warmup=rounds)
+    settings.check(ruled)
+    job = build.job(ruled, teacher.inputs, teacher.network, teacher.variables, learner=nobody)
     variables = parallel.to_devices(dict(teacher.variables))
-    state = parallel.to_devices(loop.init(job.method, job.network, job.tx, config.seed))
+    state = parallel.to_devices(loop.init(job.method, job.network, job.tx, ruled.seed))
     programs = loop.round_programs(job.method, job.step, job.plan)
     with progress.progress("synthesis", rounds) as advance:
         for _ in range(rounds):
@@ -152,6 +153,23 @@ def synthesize(
             advance({name: float(np.mean(values)) for name, values in metrics.items()})
     rows = pictures.previewer(job, variables)(state)
     return of_rows(teacher, jax.tree.map(lambda x: x[:n], rows))
+
+
+def as_teacher(given: Teacher | Classifier | str | Path) -> Teacher:
+    """A teacher as it is, another classifier as a teacher, or the one saved in a folder.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if isinstance(given, Teacher):
+        return given
+    if isinstance(given, Classifier):
+        return Teacher(given.network, given.variables, given.inputs, given.name, given.note)
+    if isinstance(given, str | Path):
+        return Teacher.load(given)
+    raise InputError(
+        f"The teacher is a {type(given).__name__}; make one by Teacher.from_..., or name a saved one's folder."
+    )
 
 
 def default_config(teacher: Teacher, task: str = "classification") -> ConfigDict:
@@ -168,7 +186,7 @@ def prepared(config: ConfigDict, task: str | None, seed: int | None) -> ConfigDi
         config.data.update(name="none", folder="", crop=0)
         config.teacher.update(model=OWN, checkpoint="")
         config.student.model = OWN
-        config.yardstick_steps = 0
+        config.update(yardstick_steps=0, measure_unit=False)
         config.task.name = task or config.task.name
         config.seed = config.seed if seed is None else seed
     return config

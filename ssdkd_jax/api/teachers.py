@@ -47,11 +47,6 @@ class Teacher(Classifier):
         """(variables, images [B, H, W, D] in [0, 1]) -> logits; the normalisation is inside."""
         return self.network.apply
 
-    @property
-    def batch_norms(self) -> int:
-        """How many layers with running statistics it has."""
-        return len(observe.norm_paths(self.variables))
-
     @classmethod
     def load(cls, folder: str | Path, model: str | nn.Module | nnx.Module | None = None) -> Teacher:
         """The teacher that `save`, a run, or `ssdkd import` left in a folder.
@@ -145,6 +140,8 @@ class Teacher(Classifier):
             InputError: a line for each reason for which it cannot teach.
         """
         inputs = _inputs(image_shape, mean, std, unusual_normalisation)
+        if "params" not in variables:
+            raise InputError(f"The variables hold {', '.join(variables)} and no 'params'; give all that `init` made.")
         network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std)
         return cls._looked_at(network, flax.core.unfreeze(dict(variables)), inputs, name_of(module))
 
@@ -194,7 +191,7 @@ class Teacher(Classifier):
             InputError: for a function that jax cannot trace, or that is no function of the image alone.
         """
         inputs = _inputs(image_shape, mean, std, unusual_normalisation)
-        shift, scale, frozen = np.float32(inputs.mean), np.float32(inputs.std), {"params": variables}
+        shift, scale, frozen = np.array(inputs.mean, "f4"), np.array(inputs.std, "f4"), {"params": variables}
 
         def logits(variables: Variables, images: Array) -> Array:
             return apply(variables["params"], (images - shift) / scale).astype("float32")
@@ -219,7 +216,8 @@ class Teacher(Classifier):
                 "pixels, [B, H, W, C], of at least two classes."
             )
         teacher = cls(network, variables, inputs._replace(classes=answered), name, note or {})
-        norms = f"{teacher.batch_norms} BatchNorms" if teacher.batch_norms else "no BatchNorm that can be seen"
+        count = len(observe.norm_paths(variables))
+        norms = f"{count} BatchNorms" if count else "no BatchNorm that can be seen"
         progress.say(
             f"{teacher!r}: {norms}, images normalised by mean {list(inputs.mean)} and std {list(inputs.std)}, "
             f"logits from {logits.min():.3g} to {logits.max():.3g} on noise."
@@ -240,10 +238,8 @@ def _inputs(
     classes: int = 0,
 ) -> Inputs:
     """What a network takes, looked at first; its classes are 0 where they are not known yet."""
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(
-            f"image_shape = {tuple(image_shape)} is not (height, width, channels); write it as (32, 32, 3)."
-        )
+    if np.shape(image_shape) != (3,) or min(image_shape) < 1:
+        raise InputError(f"image_shape = {image_shape} is not (height, width, channels); write it as (32, 32, 3).")
     shift, scale = (tuple(map(float, np.atleast_1d(moment))) for moment in (mean, std))
     height, width, channels = map(int, image_shape)
     notes.check_normalisation(shift, scale, channels, meant)

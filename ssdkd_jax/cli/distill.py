@@ -44,12 +44,12 @@ def launch() -> None:
 
 def with_config(argv: list[str]) -> list[str]:
     """The command line with a config, and with --teacher and --student as fields of it."""
-    words = []
-    for word in shared.with_defaults(argv):
+    given = shared.with_defaults(argv)
+    words = list(given)
+    for word, following in zip(given, [*given[1:], ""], strict=True):
         name, equals, value = word.lstrip("-").partition("=")
-        words.append(word)
-        if name in SAME and equals:
-            words.append(f"--config.{SAME[name]}={value}")
+        if word.startswith("-") and name in SAME:
+            words.append(f"--config.{SAME[name]}={value if equals else following}")
     return words
 
 
@@ -67,14 +67,16 @@ def main() -> None:
 
 def chosen() -> ConfigDict:
     """The config that is named; or that of the four rules, with what the command line sets."""
-    config = shared.config()
     if not shared.without_config():
-        return config
+        return shared.config()
+    config = shared.CONFIG.value.copy_and_resolve_references()
     if not config.teacher.checkpoint:
         raise InputError("No teacher is named; give --teacher=FOLDER, or a --config that trains one.")
     teacher = Teacher.load(config.teacher.checkpoint, teachers.named(config))
     ruled = distillation.default_config(teacher, config.student.model, config.task.name)
     ruled.update_from_flattened_dict(shared.overridden())
+    if "schedule.warmup" not in shared.overridden():
+        ruled.schedule.warmup = max(0, min(ruled.schedule.warmup, ruled.schedule.rounds - 1))
     ruled.teacher.model = teacher.name
     shared.check(ruled)
     return ruled

@@ -32,11 +32,12 @@ def launch() -> None:
 
 def main() -> None:
     """Synthesize, save, and say what was made."""
-    config, output = shared.config(), Path(flags.FLAGS.output)
+    output, ruled = Path(flags.FLAGS.output), shared.without_config()
+    config = shared.CONFIG.value.copy_and_resolve_references() if ruled else shared.config()
     if output.suffix != ".npz" and output.exists() and any(output.iterdir()):
         raise InputError(f"'{output}' is not an empty folder; name a new one, or a file that ends in .npz.")
     teacher = Teacher.load(flags.FLAGS.teacher, teachers.named(config))
-    if shared.without_config():
+    if ruled:
         config = synthesis.default_config(teacher, config.task.name)
         config.update_from_flattened_dict(shared.overridden())
     made = synthesis.synthesize(teacher, flags.FLAGS.images, config)

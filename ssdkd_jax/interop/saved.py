@@ -24,6 +24,7 @@ from ssdkd_jax.types import Array, Inputs, Network, Variables
 __all__ = ["Classifier", "load", "load_for", "note", "save"]
 
 quiet.orbax()
+ANSWERS, MANY, CLOSE = "answers", 10, 0.05  # of a saved network's note: logits, how many, and how near they stay
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +101,8 @@ class Classifier:
                     "again from what it was made of, or export it as .stablehlo."
                 ) from error
         found = note(self.name, self.inputs, meant=True)
+        if ":" in self.name:
+            found[ANSWERS] = _answers(self.network, self.variables, self.inputs)
         known = {name: value for name, value in self.note.items() if name not in found}
         save(folder, jax.tree.map(np.asarray, dict(self.variables)), {**found, **known})
 
@@ -162,7 +165,25 @@ def load(folder: str | Path, model: str | nn.Module | nnx.Module | None = None, 
     restored = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
     if restored is None:  # deleted in the meantime
         raise missing
-    return Classifier(network, restored[1], inputs, note["model"], note)
+    variables = restored[1]
+    if ":" in note["model"] and ANSWERS in note:
+        _check_answers(folder, note[ANSWERS], _answers(network, variables, inputs))
+    return Classifier(network, variables, inputs, note["model"], note)
+
+
+def _answers(network: Network, variables: Variables, inputs: Inputs) -> list[float]:
+    """A few of the logits of an image that is always the same."""
+    image = np.random.default_rng(0).random((1, *inputs.image_shape), np.float32)
+    return [float(x) for x in np.ravel(jax.jit(network.apply)(variables, image))[:MANY]]
+
+
+def _check_answers(folder: str | Path, saved: Sequence[float], found: Sequence[float]) -> None:
+    """Raise InputError where a network of somebody's own is another function of its weights than when it was saved."""
+    if np.shape(saved) != np.shape(found) or np.abs(np.subtract(saved, found)).max() > CLOSE * np.abs(saved).max():
+        raise InputError(
+            f"The network handed over for '{folder}' answers otherwise than the one that was saved ({found[0]:.4g} "
+            f"instead of {saved[0]:.4g}); hand over the same, with the same settings."
+        )
 
 
 def _check_name(folder: str | Path, found: str, named: str | None) -> None:

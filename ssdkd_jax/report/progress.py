@@ -89,7 +89,8 @@ class Board:
             self.writer.add_scalar(name, value, step)
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """An image [H, W, D], uint8."""
+        """An image [H, W, D], uint8; of other channels than 1, 3 or 4, the first."""
+        image = image if image.shape[-1] in (1, 3, 4) else image[..., :1]
         self.writer.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -131,8 +132,8 @@ def distil(
             watchers.on_round(rounds, metrics)
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
-        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
-    board.close()
+        with contextlib.closing(board):
+            state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
     if not (end := loop.position(state)).finished(job.plan):
         note["begun"] = {name: values.tolist() for name, values in begun.items()}
         saver.now(end.checkpoint, state, note)

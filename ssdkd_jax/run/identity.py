@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, settings
-from ssdkd_jax.engine import checkpoint
+from ssdkd_jax.engine import checkpoint, parallel
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Network, Variables, named_leaves
+from ssdkd_jax.types import Inputs, Variables, named_leaves
 
 Settings = dict[str, Any]
 ROUNDS = "schedule.rounds"
-HANDED = "student.network"  # the digest of a student that was handed over, as it starts
+HANDED = "student.network"  # a digest of a student that was handed over
 MAY_CHANGE: Mapping[str, str] = {  # when a run goes on
     ROUNDS: "upward; the schedules of the learning rate and of beta are then those of the longer run",
     "schedule.evaluate_every": "when the student is evaluated",
@@ -47,17 +48,26 @@ def of_run(config: ConfigDict) -> Settings:
     return {name: values[name] for name in sorted(read) if not name.startswith("teacher.")}
 
 
-def of(config: ConfigDict, teacher: Variables, student: Network | None = None) -> dict[str, Any]:
+def of(config: ConfigDict, teacher: Variables, inputs: Inputs, student: str = "") -> dict[str, Any]:
     """What a run is, for its checkpoint: its settings, and the digest of its teacher.
 
     Args:
         config: with global batches, see `build.for_devices`.
-        student: the network that was handed over; None where the config names it.
+        inputs: of the teacher; its normalisation is part of it.
+        student: what tells a network that was handed over from others; '' where the config names it.
     """
-    found = of_run(config)
-    if student is not None:
-        found[HANDED] = digest(student.init(jax.random.key(0)))
-    return {"settings": found, "teacher": digest(teacher)}
+    found = of_run(config) | ({HANDED: student} if student else {})
+    moments = {name: np.float32(getattr(inputs, name)) for name in ("mean", "std")}
+    return {"settings": found, "teacher": digest({**teacher, "inputs": moments})}
+
+
+def program(function: Callable, *arguments: Any) -> str:
+    """SHA-256 of what a function computes of arguments of these shapes, constants included; alike on every machine."""
+    closed = jax.make_jaxpr(jax.vmap(function, axis_name=parallel.AXIS))(*arguments)
+    total = hashlib.sha256(re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    for constant in closed.consts:
+        total.update(np.asarray(constant).tobytes())
+    return total.hexdigest()
 
 
 def of_teacher(config: ConfigDict) -> Settings:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build, models, replay_buffer
+from ssdkd_jax import build
 from ssdkd_jax import config as settings
-from ssdkd_jax.engine import calibration, dispatch, files, hosts, parallel
+from ssdkd_jax.engine import calibration, dispatch, files, hosts, loop, parallel
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import (
@@ -38,10 +37,17 @@ log = logging.getLogger(__name__)
 
 
 class Learner(NamedTuple):
-    """A student that was handed over: by what sentences call it, and its functions, bound to the devices' axis."""
+    """A student that was handed over.
+
+    Attributes:
+        name: by what sentences call it.
+        network: its functions, bound to the devices' axis.
+        digest: what tells it from others, see `identity.program`.
+    """
 
     name: str
     network: Network
+    digest: str
 
 
 class Prepared(NamedTuple):
@@ -138,7 +144,7 @@ def prepare(
     with clock("setup"):
         network = learner and learner.network
         job = build.job(config, teacher.inputs, teacher.network, teacher.variables, images=images, learner=network)
-    log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in sizes(teacher, job).items()))
+    log.info(", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in summary.sizes(teacher, job).items()))
     calibrated = calibration.make(job.method, job.network, build.student_steps(config), config.student.update_bn)
     judges = distillation.Judges(
         student=lambda state: calibrated(state, variables),
@@ -146,7 +152,8 @@ def prepare(
         fresh=indicators.make(job, config.seed),
         preview=pictures.previewer(job, variables),
     )
-    name, of_run = learner.name if learner else config.student.model, identity.of(config, teacher.variables, network)
+    name, told = (learner.name, learner.digest) if learner else (config.student.model, "")
+    of_run = identity.of(config, teacher.variables, teacher.inputs, told)
     return Prepared(config, teacher, variables, teacher_scores, job, judge, judges, name, of_run)
 
 
@@ -163,22 +170,26 @@ def start(
 def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.Stopwatch) -> Outcome:
     """The student, what it was taught from, and what is known of them; also of a run that is not at its end."""
     config, teacher, job, judge = prepared.config, prepared.teacher, prepared.job, prepared.judge
-    variables = parallel.to_host(prepared.judges.student(done.state))
-    last = done.curve[-1] if done.curve else {}
+    position, student = loop.position(done.state), prepared.judges.student(done.state)
+    last = done.curve[-1] if done.curve and done.curve[-1]["round"] == position.rounds else {}
+    if position.finished(job.plan) and judge.score not in last:  # it was made without real images, or by other ones
+        last.update(prepared.judges.scores(student))
     scores = {judge.score: last[judge.score]} if judge.score in last else {}
     with clock("report"):
         rows = prepared.judges.preview(done.state)
     found = {
-        **summary.scores(judge.score, prepared.teacher_scores, done.curve, clock.seconds.get("teacher", 0.0)),
+        **summary.scores(judge.score, prepared.teacher_scores, done.curve, last, clock.seconds.get("teacher", 0.0)),
         **indicators.told(last, done.first),
-        **amounts(config, job),
+        **summary.amounts(config, job, position),
         "skipped_steps": done.skipped,
         "planned_shorter": done.shorter,
-        **sizes(teacher, job),
+        **summary.sizes(teacher, job),
         "class_counts": pictures.class_counts(rows, job.task.classes),
         "curve": done.curve,
     }
-    return Outcome(Classifier(job.network, variables, teacher.inputs, prepared.name, scores), rows, found)
+    return Outcome(
+        Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores), rows, found
+    )
 
 
 def keep(
@@ -213,25 +224,6 @@ def keep(
     if hosts.is_first():
         files.write_json(workdir / "summary.json", found)
     return found
-
-
-def sizes(teacher: Classifier, job: build.Job) -> dict[str, int]:
-    """How many parameters the networks have; nothing is computed."""
-    key = jax.random.key(0)
-    state = jax.eval_shape(job.method.init, key)
-    generator = {"generator": state.generator.variables} if hasattr(state, "generator") else {}
-    networks = {"teacher": teacher.variables, "student": jax.eval_shape(job.network.init, key), **generator}
-    return {f"{name}_parameters": models.parameter_count(variables) for name, variables in networks.items()}
-
-
-def amounts(config: ConfigDict, job: build.Job) -> dict[str, int | None]:
-    """How many images and steps the run made, and how many slots its buffer has; None for a method without one."""
-    steps, records = build.student_steps(config), build.records(config)
-    return {
-        "synthetic_images": job.method.images_made(config.schedule.rounds, steps),
-        "buffer_size": config.buffer.size if replay_buffer.Size in records else None,
-        "distillation_steps": steps,
-    }
 
 
 def yardsticks(

@@ -7,7 +7,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssdkd_jax.engine import environment
+from ssdkd_jax import build, models, replay_buffer
+from ssdkd_jax.engine import environment, loop
+from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import machine, progress
 from ssdkd_jax.run import indicators
 
@@ -16,15 +18,19 @@ NOT_SCORES = ("round", "seconds", "synthesis", "distillation", *indicators.NAMES
 
 
 def scores(
-    score: str, teacher_scores: dict[str, float], curve: list[dict[str, Any]], teacher_seconds: float
+    score: str,
+    teacher_scores: dict[str, float],
+    curve: list[dict[str, Any]],
+    last: dict[str, Any],
+    teacher_seconds: float,
 ) -> dict[str, Any]:
-    """How good the networks are, by `score` above all; the student as it was at the end of the curve.
+    """How good the networks are, by `score` above all.
 
     Args:
         score: the task's; 'agreement' where there are no real images.
+        last: the point of the curve that is of the student as it is; {} where there is none.
         teacher_seconds: that the teacher's training took, a part of the curve's.
     """
-    last = curve[-1] if curve else {}
     student_scores = {name: value for name, value in last.items() if name not in NOT_SCORES}
     return {
         "score": score,
@@ -40,8 +46,27 @@ def scores(
 
 def time_to(score: str, curve: list[dict[str, Any]], less: float = 0.0) -> dict[str, float | None]:
     """Level of a score -> seconds until the student had it, `less` subtracted; None where it never had."""
-    first = {level: next((p["seconds"] - less for p in curve if p[score] >= level), None) for level in LEVELS}
+    there = [(p["seconds"] - less, p[score]) for p in curve if score in p]
+    first = {level: next((seconds for seconds, value in there if value >= level), None) for level in LEVELS}
     return {f"{level:.2f}": seconds for level, seconds in first.items()}
+
+
+def sizes(teacher: Classifier, job: build.Job) -> dict[str, int]:
+    """How many parameters the networks have; nothing is computed."""
+    key = jax.random.key(0)
+    state = jax.eval_shape(job.method.init, key)
+    generator = {"generator": state.generator.variables} if hasattr(state, "generator") else {}
+    networks = {"teacher": teacher.variables, "student": jax.eval_shape(job.network.init, key), **generator}
+    return {f"{name}_parameters": models.parameter_count(variables) for name, variables in networks.items()}
+
+
+def amounts(config: ConfigDict, job: build.Job, position: loop.Position) -> dict[str, int | None]:
+    """How many images and steps the run made, and how many slots its buffer has; None for a method without one."""
+    return {
+        "synthetic_images": job.method.images_made(*position),
+        "buffer_size": config.buffer.size if replay_buffer.Size in build.records(config) else None,
+        "distillation_steps": position.student_steps,
+    }
 
 
 def circumstances(config: ConfigDict, clock: progress.Stopwatch) -> dict[str, Any]:
