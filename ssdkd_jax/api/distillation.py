@@ -28,7 +28,7 @@ from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import distillation, identity, pipeline, readiness
+from ssdkd_jax.run import distillation, identity, pipeline, readiness, summary
 from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def resolved(
     with found.ignore_type():
         found.schedule.rounds = found.schedule.rounds if rounds is None else rounds
     if isinstance(rounds, int):
-        found.schedule.warmup = max(0, min(found.schedule.warmup, rounds - 1))
+        rules.leave_a_round(found)
     return found
 
 
@@ -193,7 +193,8 @@ def compare(prepared: pipeline.Prepared) -> None:
     """Say how large the two networks are, and warn where the student is not the cheaper one."""
     teacher, job = prepared.teacher, prepared.job
     variables = jax.eval_shape(job.network.init, jax.random.key(0))
-    sizes = [models.parameter_count(one) for one in (teacher.variables, variables)]
+    counted = summary.sizes(teacher, job)
+    sizes = [counted[f"{one}_parameters"] for one in ("teacher", "student")]
     flops = [
         models.flops(network, weights, teacher.image_shape)
         for network, weights in ((teacher.network, teacher.variables), (job.network, variables))

@@ -55,8 +55,7 @@ def by_arrays(images: Any, labels: Any, config: ConfigDict, teacher: Classifier)
             f"to {teacher.classes - 1} of shape {list(wanted)}."
         )
     kept = raw if raw.dtype == np.uint8 else as_given
-    height, width, _ = teacher.image_shape
-    batch = min(evaluation.BATCH, max(1, evaluation.PIXELS // (height * width)))
+    batch = evaluation.at_once(*teacher.image_shape[:2])
     labels = labels.astype(np.int32)
     return evaluation.Judge(task.score, lambda network: engine.make(network, task, kept, labels, batch))
 

@@ -42,6 +42,11 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
     return config
 
 
+def leave_a_round(config: ConfigDict) -> None:
+    """Lower the warmup of a config until a round is left for the student."""
+    config.schedule.warmup = max(0, min(config.schedule.warmup, config.schedule.rounds - 1))
+
+
 def doublings(image_shape: tuple[int, int, int]) -> int:
     """How often the generator doubles its resolution: until it starts from at most `COARSE` pixels, if that divides."""
     height, width, _ = image_shape

@@ -77,8 +77,7 @@ class SyntheticSet:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_bytes(path, content.getvalue())
             return
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(f"'{path}' is not an empty folder; name a new one, or a file that ends in .npz.")
+        check_output(path)
         if self.images.shape[-1] not in (1, 3):
             raise InputError(f"Images of {self.images.shape[-1]} channels are no PNG; save them as .npz.")
         for number, (image, label) in enumerate(zip(self.images, self.labels, strict=True)):
@@ -90,6 +89,12 @@ class SyntheticSet:
         """A figure of the images, a row a class."""
         grid = plots.class_grid(self.images, self.labels, self.classes, per_class)
         return plots.grid(grid, "synthetic images by the teacher's class")
+
+
+def check_output(path: Path) -> None:
+    """Raise InputError where images can be saved neither as an .npz file nor in a folder of their own."""
+    if path.suffix != ".npz" and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"'{path}' is not an empty folder; name a new one, or a file that ends in .npz.")
 
 
 def of_rows(teacher: Classifier, rows: Preview) -> SyntheticSet:

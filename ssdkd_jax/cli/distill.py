@@ -20,7 +20,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from ssdkd_jax.api import distillation
+from ssdkd_jax.api import distillation, rules
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.cli import launch as shared
 from ssdkd_jax.engine import environment, hosts, preemption
@@ -76,7 +76,7 @@ def chosen() -> ConfigDict:
     ruled = distillation.default_config(teacher, config.student.model, config.task.name)
     ruled.update_from_flattened_dict(shared.overridden())
     if "schedule.warmup" not in shared.overridden():
-        ruled.schedule.warmup = max(0, min(ruled.schedule.warmup, ruled.schedule.rounds - 1))
+        rules.leave_a_round(ruled)
     ruled.teacher.model = teacher.name
     shared.check(ruled)
     return ruled

@@ -17,7 +17,6 @@ from absl import flags
 from ssdkd_jax.api import synthesis
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.cli import launch as shared
-from ssdkd_jax.errors import InputError
 from ssdkd_jax.run import teacher as teachers
 
 
@@ -34,8 +33,7 @@ def main() -> None:
     """Synthesize, save, and say what was made."""
     output, ruled = Path(flags.FLAGS.output), shared.without_config()
     config = shared.CONFIG.value.copy_and_resolve_references() if ruled else shared.config()
-    if output.suffix != ".npz" and output.exists() and any(output.iterdir()):
-        raise InputError(f"'{output}' is not an empty folder; name a new one, or a file that ends in .npz.")
+    synthesis.check_output(output)
     teacher = Teacher.load(flags.FLAGS.teacher, teachers.named(config))
     if ruled:
         config = synthesis.default_config(teacher, config.task.name)

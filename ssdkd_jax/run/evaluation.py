@@ -87,7 +87,11 @@ def without_data() -> Judge:
 
 def batch_of(dataset: Dataset) -> int:
     """How many images of a data set go through a network at once."""
-    height, width = dataset.test_images.shape[1:3]
+    return at_once(*dataset.test_images.shape[1:3])
+
+
+def at_once(height: int, width: int) -> int:
+    """How many images of this size go through a network at once."""
     return min(BATCH, max(1, PIXELS // (height * width)))
 
 
