@@ -155,8 +155,9 @@ def latents(key: Key, codes: Array, size: int, strength: float) -> Array:
     strength 0, z ~ N(0, I) and only the inner steps on z can follow the asked class.
 
     Args:
-        codes: [B, C], one-hot targets (C <= Z).
+        codes: [B, C], one-hot targets (C <= Z, where the strength is not 0).
         size: Z.
     """
     batch, classes = codes.shape
-    return jax.random.normal(key, (batch, size), codes.dtype).at[:, :classes].add(strength * codes)
+    noise = jax.random.normal(key, (batch, size), codes.dtype)
+    return noise.at[:, :classes].add(strength * codes) if strength else noise

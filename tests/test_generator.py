@@ -73,3 +73,9 @@ def test_latents_are_standard_normal_around_the_code_of_their_class(strength):
     centred = z - np.pad(strength * codes, ((0, 0), (0, 6)))
     assert np.abs(centred.mean(0)).max() < 5 / np.sqrt(2000)
     assert abs(centred.var() - 1) < 5 * np.sqrt(2 / z.size)
+
+
+def test_a_latent_narrower_than_the_classes_is_plain_noise_without_a_code():
+    key, codes = jax.random.key(0), jnp.eye(5)
+    plain = np.asarray(jax.random.normal(key, (5, 1)))
+    np.testing.assert_array_equal(np.asarray(generator.latents(key, codes, 1, 0.0)), plain)
