@@ -101,7 +101,7 @@ def draw(key: Key, log_pi: Array, batch: int) -> Array:
     key_level, key_order = jax.random.split(key)
     cumulative = jnp.cumsum(jnp.exp(log_pi))
     levels = (jnp.arange(batch, dtype=log_pi.dtype) + jax.random.uniform(key_level, (batch,), log_pi.dtype)) / batch
-    slots = jnp.searchsorted(cumulative, levels * cumulative[-1], side="right").astype(jnp.int32)
+    slots = jnp.searchsorted(cumulative, levels * cumulative[-1], side="right", method="compare_all").astype(jnp.int32)
     last = log_pi.shape[0] - 1 - jnp.argmax(jnp.isfinite(log_pi)[::-1]).astype(jnp.int32)
     return jax.random.permutation(key_order, jnp.minimum(slots, last))
 

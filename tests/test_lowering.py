@@ -68,11 +68,12 @@ def test_every_step_lowers_for_accelerators(compute):
         assert ("convolution" in module) == (name != "begin"), name
 
 
+@pytest.mark.eight_devices
 def test_a_dispatch_of_many_steps_on_many_devices_lowers_for_accelerators(teacher_variables):
     job = tiny.job(tiny.make_config(), teacher_variables)
     state, teacher = parallel.to_devices((tiny.first_state(job), teacher_variables))
     looped = dispatch.repeat(loop.distill(job.method, job.step), 5, looped=True)
-    module = lowered(lambda *arguments: looped.dispatch.program(*arguments), (state, np.full(8, 5, np.int32), teacher))
+    module = lowered(lambda *arguments: looped.dispatch.many(*arguments), (state, teacher))
     check(module, "float32")
     assert "stablehlo.while" in module
     assert "stablehlo.all_reduce" in module
@@ -106,6 +107,14 @@ def looped_and_single(step, carry, times):
         repeated = dispatch.repeat(step, times, looped)
         carried, history = repeated(parallel.to_devices(carry))
         yield parallel.to_host(carried), dispatch.fetch(history)
+
+
+@pytest.mark.parametrize(
+    ("times", "length"),
+    [(1, 1), (5, 5), (32, 32), (50, 25), (200, 25), (64, 32), (33, 32), (37, 32), (62, 31), (70, 32)],
+)
+def test_a_loop_has_a_length_that_is_known(times, length):
+    assert dispatch.steps_at_once(times) == length
 
 
 @pytest.mark.parametrize("times", [1, 5, 70])

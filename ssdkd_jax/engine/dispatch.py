@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.types import Array
 
 DISPATCH = 32  # steps
 
@@ -22,47 +20,37 @@ def never() -> bool:
     return False
 
 
-class Single(NamedTuple):
-    """A dispatch of one step, for a CPU: there XLA runs a convolution inside a loop 45-90 times slower.
+class Dispatch(NamedTuple):
+    """What goes to the devices at once: `length` steps as one program, or one step where fewer remain.
 
     Attributes:
-        program: (carry, *fixed) -> (carry, metrics over time).
+        length: 1 on a CPU, where XLA runs a convolution inside a loop 45-90 times slower.
+        many, one: (carry, *fixed) -> (carry, metrics over time) of `length` steps, and of one.
     """
 
-    program: Callable
+    length: int
+    many: Callable
+    one: Callable
 
     def __call__(self, remaining: int, carry: Any, *fixed: Any) -> tuple[Any, Any, int]:
         """The carry after a dispatch of at most `remaining` steps, the metrics of each, and how many they were."""
-        return *self.program(carry, *fixed), 1
+        if remaining < self.length:
+            return *self.one(carry, *fixed), 1
+        return *self.many(carry, *fixed), self.length
 
     def lower(self, carry: Any, *fixed: Any) -> Any:
-        """The program, ready to be compiled for arguments of these shapes."""
-        return self.program.lower(carry, *fixed)
+        """The program of many steps, ready to be compiled for arguments of these shapes."""
+        return self.many.lower(carry, *fixed)
 
-
-class Looped(NamedTuple):
-    """A dispatch of up to `DISPATCH` steps in a loop, for an accelerator; its functions are those of `Single`.
-
-    Attributes:
-        program: (carry, how many steps, *fixed) -> (carry, metrics over time, padded to the longest loop).
-    """
-
-    program: Callable
-
-    def __call__(self, remaining: int, carry: Any, *fixed: Any) -> tuple[Any, Any, int]:
-        steps = min(remaining, DISPATCH)
-        carry, metrics = self.program(carry, np.full(jax.local_device_count(), steps, np.int32), *fixed)
-        return carry, jax.tree.map(lambda m: m[:, :steps], metrics), steps
-
-    def lower(self, carry: Any, *fixed: Any) -> Any:
-        steps = jax.ShapeDtypeStruct((jax.local_device_count(),), jnp.int32)
-        return self.program.lower(carry, steps, *fixed)
+    def compiled(self, executable: Callable) -> Dispatch:
+        """The same with its program of many steps compiled; that of one, where it is another, is at its first call."""
+        return self._replace(many=executable, one=executable if self.length == 1 else self.one)
 
 
 class Repeat(NamedTuple):
     """A step to run `times` times: (carry, *fixed) -> (carry, metrics over time, see `fetch`)."""
 
-    dispatch: Single | Looped
+    dispatch: Dispatch
     times: int
 
     def __call__(self, carry: Any, *fixed: Any, stop: Callable[[], bool] = never) -> tuple[Any, list]:
@@ -83,25 +71,32 @@ def repeat(step: Callable, times: int, looped: bool | None = None) -> Repeat:
     Args:
         looped: whether a dispatch holds several steps; None: where there is an accelerator.
     """
+    looped = jax.default_backend() != "cpu" if looped is None else looped
+    length = steps_at_once(times) if looped else 1
 
-    def one(carry: Any, *fixed: Any) -> tuple[Any, Any]:
-        carry, metrics = step(carry, *fixed)
-        return carry, jax.tree.map(lambda m: m[None], metrics)
+    def program(length: int) -> Callable:
+        def run(carry: Any, *fixed: Any) -> tuple[Any, Any]:
+            if length == 1:
+                carry, metrics = step(carry, *fixed)
+                return carry, jax.tree.map(lambda m: m[None], metrics)
+            return lax.scan(lambda carry, _: step(carry, *fixed), carry, length=length)
 
-    def loop(carry: Any, steps: Array, *fixed: Any) -> tuple[Any, Any]:
-        shapes = jax.eval_shape(step, carry, *fixed)[1]
-        history = jax.tree.map(lambda m: jnp.zeros((min(times, DISPATCH), *m.shape), m.dtype), shapes)
+        return parallel.pmap(run, donate=(0,))
 
-        def body(index: Array, state: tuple[Any, Any]) -> tuple[Any, Any]:
-            carry, metrics = step(state[0], *fixed)
-            return carry, jax.tree.map(lambda h, m: h.at[index].set(m), state[1], metrics)
+    many = program(length)
+    return Repeat(Dispatch(length, many, many if length == 1 else program(1)), times)
 
-        return lax.fori_loop(0, steps, body, (carry, history))
 
-    if looped is None:
-        looped = jax.default_backend() != "cpu"
-    dispatch = Looped(parallel.pmap(loop, donate=(0,))) if looped else Single(parallel.pmap(one, donate=(0,)))
-    return Repeat(dispatch, times)
+def steps_at_once(times: int) -> int:
+    """The length of a loop for so many steps, known when it is compiled: a device that has to ask waits for the host.
+
+    The largest divisor up to `DISPATCH`, or `DISPATCH` itself where that is less than half of it, so that the rest
+    goes step by step.
+    """
+    if times <= DISPATCH:
+        return times
+    divisor = max(length for length in range(1, DISPATCH + 1) if times % length == 0)
+    return divisor if 2 * divisor >= DISPATCH else DISPATCH
 
 
 def compile_together(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable]:
@@ -123,7 +118,7 @@ def compile_together(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> lis
 
 def _compiled(program: Callable | Repeat, executable: Callable) -> Callable:
     if isinstance(program, Repeat):
-        return program._replace(dispatch=program.dispatch._replace(program=executable))
+        return program._replace(dispatch=program.dispatch.compiled(executable))
     return executable
 
 

@@ -2,7 +2,8 @@
 
 Random numbers are drawn for the global batch from a key that all devices share, and each
 device works on its own rows of them; so a run on eight devices draws what a run on one
-draws. With `axis=None` every function is the identity of its single-device meaning.
+draws. With `axis=None`, or one device along the axis, every function is the identity of its
+single-device meaning, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -25,13 +26,20 @@ from ssdkd_jax.types import Array, Key, Sharded, named_leaves
 AXIS = "devices"
 
 
+def shared(axis: str | None) -> str | None:
+    """`axis` where several devices are along it, else None."""
+    return None if axis is None or lax.axis_size(axis) == 1 else axis
+
+
 def mean(tree: Any, axis: str | None) -> Any:
     """Average of each leaf over the devices."""
+    axis = shared(axis)
     return tree if axis is None else lax.pmean(tree, axis)
 
 
 def total(tree: Any, axis: str | None) -> Any:
     """Sum of each leaf over the devices."""
+    axis = shared(axis)
     return tree if axis is None else lax.psum(tree, axis)
 
 
@@ -42,7 +50,7 @@ def device_count(axis: str | None) -> int:
 
 def local_rows(x: Array, axis: str | None) -> Array:
     """This device's rows of a global array: [B, ...] -> [B / devices, ...]."""
-    if axis is None:
+    if shared(axis) is None:
         return x
     chex.assert_is_divisible(x.shape[0], lax.axis_size(axis))
     rows = x.shape[0] // lax.axis_size(axis)
@@ -51,7 +59,7 @@ def local_rows(x: Array, axis: str | None) -> Array:
 
 def all_rows(x: Array, axis: str | None) -> Array:
     """The inverse of `local_rows`: the rows of all devices, on each of them."""
-    return x if axis is None else lax.all_gather(x, axis, tiled=True)
+    return x if shared(axis) is None else lax.all_gather(x, axis, tiled=True)
 
 
 def local_key(key: Key, axis: str | None) -> Key:
@@ -70,7 +78,7 @@ def local_gradient(grads: Any, axis: str | None) -> Any:
 
 def _local(slots: Array, rows: int, axis: str | None) -> Array:
     """Global slot numbers as positions in this device's shard; `rows` where it is not ours."""
-    if axis is None:
+    if shared(axis) is None:
         return slots
     local = slots - lax.axis_index(axis) * rows
     return jnp.where((local >= 0) & (local < rows), local, rows)
@@ -86,7 +94,7 @@ def take_rows(shard: Array, slots: Array, axis: str | None) -> Array:
     Returns:
         [B / devices, ...], this device's rows of the batch.
     """
-    if axis is None:
+    if shared(axis) is None:
         return shard[slots]
     rows = jnp.take(shard, _local(slots, shard.shape[0], axis), axis=0, mode="fill", fill_value=0)
     return lax.psum_scatter(rows, axis, scatter_dimension=0, tiled=True)
@@ -188,12 +196,14 @@ def not_finite(tree: Any) -> list[str]:
         for name, leaf in named_leaves(tree, is_leaf=_is_sharded).items()
         if not _is_sharded(leaf)
     }
-    return [name for name, finite in jax.device_get(_finite(copies)).items() if not finite]
+    if not copies or _all_finite(copies):
+        return []
+    return [name for name, leaf in copies.items() if not jnp.isfinite(leaf).all()]
 
 
 @jax.jit
-def _finite(leaves: dict[str, Array]) -> dict[str, Array]:
-    return {name: jnp.isfinite(leaf).all() for name, leaf in leaves.items()}
+def _all_finite(leaves: dict[str, Array]) -> Array:
+    return jnp.concatenate([jnp.isfinite(leaf).ravel() for leaf in leaves.values()]).all()
 
 
 def padded(rows: int) -> int:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax import losses
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.models import conformance, deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
@@ -130,8 +131,6 @@ def bind(
     """
     if compute not in COMPUTE:
         raise InputError(f"compute = '{compute}' is not one of {', '.join(COMPUTE)}.")
-    if axis is not None and hasattr(module, "axis_name"):
-        module = module.clone(axis_name=axis)
     shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
     def init(key: Key) -> Variables:
@@ -149,7 +148,8 @@ def bind(
 
     def train(variables: Variables, inputs: Array, key: Key | None = None) -> tuple[Array, Variables]:
         rngs = {} if key is None else {"params": key}  # flax's fallback for every name that a layer asks for
-        outputs, updated = module.apply(*arguments(variables, inputs), True, mutable=["batch_stats"], rngs=rngs)
+        synced = module.clone(axis_name=parallel.shared(axis)) if axis and hasattr(module, "axis_name") else module
+        outputs, updated = synced.apply(*arguments(variables, inputs), True, mutable=["batch_stats"], rngs=rngs)
         return losses.widened(outputs), {**variables, **updated}
 
     return Network(init, apply, train)

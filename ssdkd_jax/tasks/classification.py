@@ -43,7 +43,7 @@ def targets(key: Key, asked: Array, n: int) -> Array:
     """
     key_offset, key_order = jax.random.split(key)
     levels = (jnp.arange(n, dtype=asked.dtype) + jax.random.uniform(key_offset, (), asked.dtype)) / n
-    labels = jnp.searchsorted(jnp.cumsum(asked), levels, side="right")
+    labels = jnp.searchsorted(jnp.cumsum(asked), levels, side="right", method="compare_all")
     return jax.random.permutation(key_order, jnp.minimum(labels, asked.shape[0] - 1).astype(jnp.int32))
 
 
