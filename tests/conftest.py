@@ -1,16 +1,26 @@
-"""Eight fake CPU devices for the whole session, set before jax is imported, and the states that tests share."""
+"""The devices of the session, set before jax is imported, and the states that tests share.
+
+By default they are eight fake devices on the CPU; `SSDKD_TEST_DEVICES` asks for another number of those, and
+`SSDKD_TEST_PLATFORM`, as JAX_PLATFORMS, for an accelerator.
+"""
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["SSDKD_JAX_ENVIRONMENT"] = "0"
-os.environ["XLA_FLAGS"] = " ".join(
-    (
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
+PLATFORM = os.environ.get("SSDKD_TEST_PLATFORM", "cpu")
+XLA_FLAGS = {
+    "cpu": (
+        f"--xla_force_host_platform_device_count={os.environ.get('SSDKD_TEST_DEVICES', 8)}",
         "--xla_backend_optimization_level=0",  # compiling is most of a test's time
-    )
-).strip()
+    ),
+    "cuda": ("--xla_gpu_deterministic_ops=true",),  # some tests compare bits
+}
+
+os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"  # callbacks need the CPU too
+os.environ["SSDKD_JAX_ENVIRONMENT"] = "0"
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS.get(PLATFORM, ()))).strip()
+if PLATFORM != "cpu":
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # some tests compare with numpy
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # scripts under test need memory of their own
 
 import jax
 import numpy as np
@@ -18,6 +28,14 @@ import pytest
 import tiny
 
 from ssdkd_jax.engine import loop, parallel
+
+
+def pytest_runtest_setup(item):
+    """Skip what the devices of this session cannot run."""
+    if item.get_closest_marker("eight_devices") and jax.local_device_count() < 8:
+        pytest.skip(f"needs eight devices; here are {jax.local_device_count()}")
+    if item.get_closest_marker("cpu") and PLATFORM != "cpu":
+        pytest.skip(f"of the CPU alone; the platform is {PLATFORM}")
 
 
 @pytest.fixture
@@ -48,7 +66,7 @@ def single(teacher_variables):
 
 @pytest.fixture(scope="session")
 def compiled(teacher_variables):
-    """A tiny job compiled on eight devices: (job, programs, host state, teacher on the devices)."""
+    """A tiny job compiled on all devices: (job, programs, host state, teacher on the devices)."""
     job = tiny.job(tiny.make_config(), teacher_variables)
     state = tiny.first_state(job)
     teacher = parallel.to_devices(teacher_variables)

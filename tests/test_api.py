@@ -572,6 +572,7 @@ def test_a_run_without_data_imports_nothing_of_data(tmp_path):
     assert {"summary.json", "student", "synthetic.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_are_interrupted_and_go_on(teacher_variables, tmp_path, monkeypatch):
     tiny.use_devices(monkeypatch, 8)
     teacher = ssdkd_jax.Teacher.from_linen(tiny.Tiny(tiny.CLASSES), teacher_variables, **SMALL)

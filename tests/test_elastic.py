@@ -7,6 +7,8 @@ import tiny
 
 from ssdkd_jax.engine import checkpoint, loop, parallel
 
+pytestmark = pytest.mark.eight_devices
+
 
 def like(job):
     return jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0))

@@ -30,6 +30,7 @@ def test_a_buffer_smaller_than_a_batch(teacher_variables, batch):
         tiny.job(tiny.make_config(**{batch: 24}), teacher_variables, None)
 
 
+@pytest.mark.eight_devices
 @pytest.mark.parametrize("batch", ["synthesis", "student"])
 def test_a_batch_that_does_not_divide_by_the_devices(teacher_variables, batch):
     with pytest.raises(ValueError, match=rf"{batch}\.batch = 12 does not divide by the 8 devices; use a multiple of 8"):

@@ -39,6 +39,7 @@ def test_a_metric_that_is_not_finite_skips_the_step():
     assert float(w[1]) == 2.0
 
 
+@pytest.mark.eight_devices
 def test_what_is_not_finite_on_one_device_is_skipped_on_all():
     poison = np.zeros((8, 1), np.float32)
     poison[5] = np.nan

@@ -265,6 +265,7 @@ def rounds(name, variables, upto, folder=None):
     return host, history, marks
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_one_device_and_two_run_alike_compile_once_and_resume(name, teacher_variables, tmp_path):

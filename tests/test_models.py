@@ -180,6 +180,7 @@ def test_a_users_own_classifier_is_found_by_its_import_path():
     assert module.classes == 5
 
 
+@pytest.mark.eight_devices
 def test_binding_to_an_axis_reaches_a_users_batch_norm():
     network = models.bind(tiny.Tiny(3), tiny.SHAPE, axis="devices")
     variables = network.init(jax.random.key(0))

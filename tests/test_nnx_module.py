@@ -114,6 +114,7 @@ def test_gradients_are_those_of_the_module_itself(net):
         np.testing.assert_allclose(place, gradient[...], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.eight_devices
 def test_eight_devices_normalise_by_the_statistics_of_the_whole_batch():
     module = make(rate=0.0)
     (network, variables), (alone, _) = bound(module, axis=parallel.AXIS), bound(module)

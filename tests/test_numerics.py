@@ -91,6 +91,7 @@ def test_training_and_evaluation_on_labelled_images_keep_their_dtypes(dense, one
     assert 0 <= scores["accuracy"] <= 1
 
 
+@pytest.mark.eight_devices
 @pytest.mark.slow
 def test_a_run_on_devices_keeps_its_dtypes(teacher_variables, monkeypatch, unusual):
     tiny.use_devices(monkeypatch, 2)

@@ -10,6 +10,7 @@ from ssdkd_jax import build
 from ssdkd_jax.engine import loop, parallel
 
 ROWS = 24
+pytestmark = pytest.mark.eight_devices
 
 
 def pmapped(function, *arguments, in_axes):
