@@ -1,0 +1,203 @@
+"""The stages of accelerator_check.py, each a process: python experiments/device_stages.py STAGE OUT [small].
+
+What a stage has measured lies in OUT after each measurement.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PAIRS = {"wrn": "wrn40_2_wrn16_1", "resnet": "resnet34_resnet18"}
+TESTS = ("losses", "sampler", "replay_buffer", "modulation", "inversion", "student", "generator", "hints", "methods")
+ENOUGH = 2.0  # seconds of steps, over which one is averaged
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+def machine(tell: Tell, small: bool) -> None:
+    """Versions, the device, and its ceilings: matrix products in float32 (TF32 where there is any) and bf16, a copy."""
+    import jax
+    import jax.numpy as jnp
+
+    from ssdkd_jax.report.machine import versions
+
+    device, side = jax.local_devices()[0], 256 if small else 8192
+    tell({"platform": device.platform, "device": device.device_kind, "devices": jax.local_device_count()})
+    tell({"versions": versions(), "memory": (device.memory_stats() or {}).get("bytes_limit")})
+    for name, dtype in (("tf32", jnp.float32), ("bf16", jnp.bfloat16)):
+        a, b = (jax.random.normal(jax.random.key(seed), (side, side), dtype) for seed in (0, 1))
+        tell({f"{name}_flops": 2 * side**3 / seconds(jax.jit(jnp.matmul), a, b)})
+    x = jax.random.normal(jax.random.key(0), (2**20 if small else 2**30,))
+    tell({"copy_bytes": 2 * x.nbytes / seconds(jax.jit(lambda x: x + 1), x)})
+    tell({"launch_seconds": seconds(jax.jit(lambda x: x + 1), jnp.zeros(()))})
+
+
+def seconds(call: Callable, *arguments: Any) -> float:
+    """Of a call, averaged over as many as take long enough; after two that are not counted."""
+    import jax
+
+    jax.block_until_ready([call(*arguments) for _ in range(2)])
+    calls, taken = 1, 0.0
+    while taken < 0.2:
+        calls *= 2
+        start = time.perf_counter()
+        for _ in range(calls):
+            result = call(*arguments)
+        jax.block_until_ready(result)
+        taken = time.perf_counter() - start
+    return taken / calls
+
+
+def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
+    """Steps of a pair on synthetic images: distillation and inversion, one and many steps a dispatch."""
+    import jax
+
+    from ssdkd_jax import build
+    from ssdkd_jax.engine import dispatch, guard, loop, parallel
+    from ssdkd_jax.report import machine
+    from ssdkd_jax.run import profiling
+
+    config = pair_config(name, compute, small)
+    inputs = build.Inputs((32, 32, 3), 10, (0.5,) * 3, (0.25,) * 3)
+    network = build.network(config.teacher.model, inputs, compute=compute)
+    variables = network.init(jax.random.key(0))
+    job, teacher = build.job(config, inputs, network, variables), parallel.to_devices(variables)
+    state = profiling.first_state(job, 0)
+    start = time.perf_counter()
+    programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
+    tell({"compile_seconds": time.perf_counter() - start})
+    state, _ = loop.synthesize(programs, state, teacher)
+    steps: dict[str, dict] = {}
+
+    def measured(name: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, program: Any = None) -> Any:
+        taken, carry = step_seconds(repeat, carry, *fixed)
+        steps[name] = {"seconds": taken, **(read_off(*program) if program else {})}
+        tell({"steps": steps, "peak_bytes": machine.peak_device_memory_bytes()})
+        return carry
+
+    invert = guard.skipping(job.method.synthesis.step, loop.INVERSION, parallel.AXIS)
+    taught = loop.guarded_distill(job.method, job.step)
+    state = measured("distillation in the run", programs.distill, state, teacher)
+    work, fixed = programs.begin(state), (teacher, state.student.variables)
+    measured("inversion in the run", programs.invert, work, *fixed)
+    for name, step, arguments in (
+        ("inversion, 1 a dispatch", invert, (programs.begin(state), *fixed)),
+        ("distillation, 1 a dispatch", taught, (state, teacher)),
+    ):
+        one = dispatch.repeat(step, config.schedule.distill_steps, looped=False)
+        lowered = one.dispatch.lower(*arguments)
+        executable = lowered.compile()
+        one = one._replace(dispatch=one.dispatch.compiled(executable), times=5)
+        measured(name, one, *arguments, program=(lowered, executable))
+
+
+def pair_config(name: str, compute: str, small: bool) -> Any:
+    """The config of a pair of the paper; small: with tiny networks and batches."""
+    from ssdkd_jax import recipes
+
+    config = recipes.cifar("cifar10", PAIRS[name])
+    config.compute = compute
+    if small:
+        config.update_from_flattened_dict(
+            {"teacher.model": "wrn10_1", "student.model": "wrn10_1", "student.batch": 16, "synthesis.batch": 16}
+            | {"synthesis.width": 8, "buffer.size": 32, "views.count": 1}
+        )
+    return config
+
+
+def step_seconds(repeat: Any, carry: Any, *fixed: Any) -> tuple[float, Any]:
+    """Seconds of one step of a repetition, after a first one that is not counted; and the carry."""
+    import jax
+
+    carry, _ = repeat(carry, *fixed)
+    steps, taken = 0, 0.0
+    while taken < ENOUGH:
+        start = time.perf_counter()
+        carry, _ = repeat(carry, *fixed)
+        jax.block_until_ready(carry)
+        taken, steps = taken + time.perf_counter() - start, steps + repeat.times
+    return taken / steps, carry
+
+
+def read_off(lowered: Any, program: Any) -> dict[str, float]:
+    """FLOPs of a lowered step; bytes, kernels and collectives of the compiled one, which hides cuDNN's FLOPs."""
+    import hlo
+
+    moved = (program.cost_analysis() or {}).get("bytes accessed")
+    return {"flops": (lowered.cost_analysis() or {}).get("flops"), "bytes": moved, **hlo.launches(program.as_text())}
+
+
+def torch(tell: Tell, small: bool) -> None:
+    """The same students' steps in PyTorch, eager, with TF32 and in bfloat16."""
+    try:
+        import torch_step
+    except ImportError as error:
+        tell({"skipped": str(error)})
+        return
+    steps: dict[str, dict] = {}
+    for student in ("wrn16_1", "resnet18"):
+        for compute in ("float32", "bfloat16"):
+            steps[f"{student} {compute}"] = {"seconds": torch_step.seconds(student, compute, 16 if small else 256)}
+            tell({"steps": steps})
+
+
+def digits(tell: Tell, small: bool) -> None:
+    """configs/digits.py from start to end, with its images of scikit-learn."""
+    out = Path(sys.argv[2]).parent / "digits"
+    short = ["--config.schedule.rounds=7", "--config.teacher.epochs=2"] if small else []
+    command = [sys.executable, "-m", "ssdkd_jax", "distill", "--config=configs/digits.py", f"--workdir={out}", *short]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=HERE.parent)
+    found = json.loads((out / "summary.json").read_text())
+    tell({"process_seconds": time.perf_counter() - start})
+    tell({name: found.get(name) for name in ("teacher_accuracy", "student_accuracy")} | {"parts": found["seconds"]})
+
+
+def tests(tell: Tell, small: bool) -> None:
+    """The tests of the numerics, on this machine's device."""
+    import os
+
+    import jax
+
+    files = [f"tests/test_{name}.py" for name in (TESTS[:1] if small else TESTS)]
+    environment = {
+        **os.environ,
+        "SSDKD_TEST_PLATFORM": {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()),
+    }
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, cwd=HERE.parent, env=environment, text=True, stdout=subprocess.PIPE, check=False)
+    print(done.stdout)
+    tell({"tests": done.stdout.strip().splitlines()[-1]})
+    sys.exit(done.returncode)
+
+
+STAGES: dict[str, Callable[[Tell, bool], None]] = {
+    "machine": machine,
+    **{name: lambda tell, small, name=name: pair(name, "float32", tell, small) for name in PAIRS},
+    **{f"{name}_bfloat16": lambda tell, small, name=name: pair(name, "bfloat16", tell, small) for name in PAIRS},
+    "torch": torch,
+    "digits": digits,
+    "tests": tests,
+}
+
+
+def main(name: str, out: str, *small: str) -> None:
+    """Run a stage."""
+    found: dict[str, Any] = {}
+
+    def tell(news: dict[str, Any]) -> None:
+        found.update(news)
+        Path(out).write_text(json.dumps(found))
+
+    STAGES[name](tell, bool(small))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
