@@ -15,7 +15,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAIRS = {"wrn": "wrn40_2_wrn16_1", "resnet": "resnet34_resnet18"}
-TESTS = ("losses", "sampler", "replay_buffer", "modulation", "inversion", "student", "generator", "hints", "methods")
+TESTS = ("losses", "guard", "generator", "bfloat16", "modulation", "replay_buffer")  # little to compile
 ENOUGH = 2.0  # seconds of steps, over which one is averaged
 
 Tell = Callable[[dict[str, Any]], None]
