@@ -26,9 +26,14 @@ from ssdkd_jax.types import Array, Key, Sharded, named_leaves
 AXIS = "devices"
 
 
+def device_count(axis: str | None) -> int:
+    """Devices along `axis`; 1 without one."""
+    return 1 if axis is None else lax.axis_size(axis)
+
+
 def shared(axis: str | None) -> str | None:
     """`axis` where several devices are along it, else None."""
-    return None if axis is None or lax.axis_size(axis) == 1 else axis
+    return axis if device_count(axis) > 1 else None
 
 
 def mean(tree: Any, axis: str | None) -> Any:
@@ -43,17 +48,12 @@ def total(tree: Any, axis: str | None) -> Any:
     return tree if axis is None else lax.psum(tree, axis)
 
 
-def device_count(axis: str | None) -> int:
-    """Devices along `axis`; 1 without one."""
-    return 1 if axis is None else lax.axis_size(axis)
-
-
 def local_rows(x: Array, axis: str | None) -> Array:
     """This device's rows of a global array: [B, ...] -> [B / devices, ...]."""
     if shared(axis) is None:
         return x
-    chex.assert_is_divisible(x.shape[0], lax.axis_size(axis))
-    rows = x.shape[0] // lax.axis_size(axis)
+    chex.assert_is_divisible(x.shape[0], device_count(axis))
+    rows = x.shape[0] // device_count(axis)
     return lax.dynamic_slice_in_dim(x, lax.axis_index(axis) * rows, rows)
 
 
