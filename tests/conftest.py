@@ -34,8 +34,6 @@ def pytest_runtest_setup(item):
     """Skip what the devices of this session cannot run."""
     if item.get_closest_marker("eight_devices") and jax.local_device_count() < 8:
         pytest.skip(f"needs eight devices; here are {jax.local_device_count()}")
-    if item.get_closest_marker("cpu") and PLATFORM != "cpu":
-        pytest.skip(f"of the CPU alone; the platform is {PLATFORM}")
 
 
 @pytest.fixture
