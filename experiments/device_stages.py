@@ -16,7 +16,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PAIRS = {"wrn": "wrn40_2_wrn16_1", "resnet": "resnet34_resnet18"}
 TESTS = ("losses", "guard", "generator", "bfloat16", "modulation", "replay_buffer")  # little to compile
-ENOUGH = 2.0  # seconds of steps, over which one is averaged
+CALLS = 5  # that a median is taken over
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -56,11 +56,14 @@ def seconds(call: Callable, *arguments: Any) -> float:
 
 
 def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
-    """Steps of a pair on synthetic images: distillation and inversion, one and many steps a dispatch."""
+    """Steps of a pair on synthetic images: inversion and distillation, many and one a dispatch.
+
+    FLOPs are those of the lowered step, since the compiled one hides cuDNN's.
+    """
     import jax
 
     from ssdkd_jax import build
-    from ssdkd_jax.engine import dispatch, guard, loop, parallel
+    from ssdkd_jax.engine import dispatch, loop, parallel
     from ssdkd_jax.report import machine
     from ssdkd_jax.run import profiling
 
@@ -70,32 +73,29 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
     variables = network.init(jax.random.key(0))
     job, teacher = build.job(config, inputs, network, variables), parallel.to_devices(variables)
     state = profiling.first_state(job, 0)
-    start = time.perf_counter()
-    programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
-    tell({"compile_seconds": time.perf_counter() - start})
+    programs, compiling = profiling.compiled(job, state, teacher)
+    tell({"compile_seconds": compiling})
     state, _ = loop.synthesize(programs, state, teacher)
     steps: dict[str, dict] = {}
 
-    def measured(name: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, program: Any = None) -> Any:
-        taken, carry = step_seconds(repeat, carry, *fixed)
-        steps[name] = {"seconds": taken, **(read_off(*program) if program else {})}
+    def measured(name: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, **counted: Any) -> Any:
+        taken, carry = profiling.seconds_per_call(lambda carry: repeat(carry, *fixed)[0], carry, CALLS)
+        steps[name] = {"seconds": taken / repeat.times, **counted}
         tell({"steps": steps, "peak_bytes": machine.peak_device_memory_bytes()})
         return carry
 
-    invert = guard.skipping(job.method.synthesis.step, loop.INVERSION, parallel.AXIS)
-    taught = loop.guarded_distill(job.method, job.step)
+    measured("inversion in the run", programs.invert, programs.begin(state), teacher, state.student.variables)
     state = measured("distillation in the run", programs.distill, state, teacher)
-    work, fixed = programs.begin(state), (teacher, state.student.variables)
-    measured("inversion in the run", programs.invert, work, *fixed)
-    for name, step, arguments in (
-        ("inversion, 1 a dispatch", invert, (programs.begin(state), *fixed)),
-        ("distillation, 1 a dispatch", taught, (state, teacher)),
-    ):
-        one = dispatch.repeat(step, config.schedule.distill_steps, looped=False)
-        lowered = one.dispatch.lower(*arguments)
-        executable = lowered.compile()
-        one = one._replace(dispatch=one.dispatch.compiled(executable), times=5)
-        measured(name, one, *arguments, program=(lowered, executable))
+    arguments = ((programs.begin(state), teacher, state.student.variables), (state, teacher))
+    by_one = loop.round_programs(job.method, job.step, job.plan)
+    ones = [
+        dispatch.Repeat(dispatch.Dispatch(1, repeat.dispatch.one, repeat.dispatch.one), times=5)
+        for repeat in (by_one.invert, by_one.distill)
+    ]
+    flops = [one.dispatch.lower(*given).cost_analysis()["flops"] for one, given in zip(ones, arguments, strict=True)]
+    compiled = dispatch.compile_together(list(zip(ones, arguments, strict=True)))
+    for what, one, given, count in zip(("inversion", "distillation"), compiled, arguments, flops, strict=True):
+        measured(f"{what}, 1 a dispatch", one, *given, flops=count, **read_off(one.dispatch.many))
 
 
 def pair_config(name: str, compute: str, small: bool) -> Any:
@@ -107,31 +107,16 @@ def pair_config(name: str, compute: str, small: bool) -> Any:
     if small:
         config.update_from_flattened_dict(
             {"teacher.model": "wrn10_1", "student.model": "wrn10_1", "student.batch": 16, "synthesis.batch": 16}
-            | {"synthesis.width": 8, "buffer.size": 32, "views.count": 1}
+            | {"synthesis.width": 8, "buffer.size": 32, "views.count": 1, "schedule.distill_steps": 5}
         )
     return config
 
 
-def step_seconds(repeat: Any, carry: Any, *fixed: Any) -> tuple[float, Any]:
-    """Seconds of one step of a repetition, after a first one that is not counted; and the carry."""
-    import jax
-
-    carry, _ = repeat(carry, *fixed)
-    steps, taken = 0, 0.0
-    while taken < ENOUGH:
-        start = time.perf_counter()
-        carry, _ = repeat(carry, *fixed)
-        jax.block_until_ready(carry)
-        taken, steps = taken + time.perf_counter() - start, steps + repeat.times
-    return taken / steps, carry
-
-
-def read_off(lowered: Any, program: Any) -> dict[str, float]:
-    """FLOPs of a lowered step; bytes, kernels and collectives of the compiled one, which hides cuDNN's FLOPs."""
+def read_off(program: Any) -> dict[str, float]:
+    """Bytes that a compiled step moves as XLA counts them, its kernels and its collectives."""
     import hlo
 
-    moved = (program.cost_analysis() or {}).get("bytes accessed")
-    return {"flops": (lowered.cost_analysis() or {}).get("flops"), "bytes": moved, **hlo.launches(program.as_text())}
+    return {"bytes": (program.cost_analysis() or {}).get("bytes accessed"), **hlo.launches(program.as_text())}
 
 
 def torch(tell: Tell, small: bool) -> None:
@@ -164,13 +149,11 @@ def tests(tell: Tell, small: bool) -> None:
     """The tests of the numerics, on this machine's device."""
     import os
 
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the tests need the memory
     import jax
 
     files = [f"tests/test_{name}.py" for name in (TESTS[:1] if small else TESTS)]
-    environment = {
-        **os.environ,
-        "SSDKD_TEST_PLATFORM": {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()),
-    }
+    environment = {**os.environ, "SSDKD_TEST_PLATFORM": jax.default_backend().replace("gpu", "cuda")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=HERE.parent, env=environment, text=True, stdout=subprocess.PIPE, check=False)
     print(done.stdout)
@@ -190,11 +173,13 @@ STAGES: dict[str, Callable[[Tell, bool], None]] = {
 
 def main(name: str, out: str, *small: str) -> None:
     """Run a stage."""
+    from ssdkd_jax.engine import files
+
     found: dict[str, Any] = {}
 
     def tell(news: dict[str, Any]) -> None:
         found.update(news)
-        Path(out).write_text(json.dumps(found))
+        files.write_json(Path(out), found)
 
     STAGES[name](tell, bool(small))
 

@@ -6,7 +6,7 @@ import re
 
 FREE = {  # no kernel of their own
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
-    *("call", "while", "conditional", "async-done", "all-reduce-done", "copy-done", "opt-barrier", "iota"),
+    *("call", "while", "conditional", "opt-barrier", "iota"),
 }
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (?:\([^=]*?\)|\S+) ([\w\-]+)\(")
@@ -28,7 +28,7 @@ def launches(text: str) -> dict[str, int]:
             opcode = found[1]
             if opcode in ("call", "while", "conditional", "async-start"):
                 waiting += CALLED.findall(line)
-            counted["kernels"] += opcode not in FREE
+            counted["kernels"] += opcode not in FREE and not opcode.endswith("-done")
             counted["collectives"] += opcode.removesuffix("-start") in COLLECTIVES
     return counted
 
