@@ -67,9 +67,9 @@ def main() -> None:
 
 def chosen() -> ConfigDict:
     """The config that is named; or that of the four rules, with what the command line sets."""
+    config = shared.before_rules()
     if not shared.without_config():
-        return shared.config()
-    config = shared.CONFIG.value.copy_and_resolve_references()
+        return config
     if not config.teacher.checkpoint:
         raise InputError("No teacher is named; give --teacher=FOLDER, or a --config that trains one.")
     teacher = Teacher.load(config.teacher.checkpoint, teachers.named(config))

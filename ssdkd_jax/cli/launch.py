@@ -139,6 +139,11 @@ def config() -> ConfigDict:
     return found
 
 
+def before_rules() -> ConfigDict:
+    """The config of the command line; where it names none, unchecked, since the rules of `ssdkd_jax.api` come first."""
+    return CONFIG.value.copy_and_resolve_references() if without_config() else config()
+
+
 def with_defaults(argv: list[str]) -> list[str]:
     """The command line with a config, be it that of all defaults."""
     named = any(word.lstrip("-").partition("=")[0] == "config" for word in argv[1:])

@@ -31,11 +31,10 @@ def launch() -> None:
 
 def main() -> None:
     """Synthesize, save, and say what was made."""
-    output, ruled = Path(flags.FLAGS.output), shared.without_config()
-    config = shared.CONFIG.value.copy_and_resolve_references() if ruled else shared.config()
+    output, config = Path(flags.FLAGS.output), shared.before_rules()
     synthesis.check_output(output)
     teacher = Teacher.load(flags.FLAGS.teacher, teachers.named(config))
-    if ruled:
+    if shared.without_config():
         config = synthesis.default_config(teacher, config.task.name)
         config.update_from_flattened_dict(shared.overridden())
     made = synthesis.synthesize(teacher, flags.FLAGS.images, config)
