@@ -28,7 +28,7 @@ from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import distillation, identity, pipeline, readiness, summary
+from ssdkd_jax.run import distillation, identity, indicators, pipeline, readiness, summary
 from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
@@ -126,28 +126,35 @@ def distill(
     whole = build.for_devices(original)
     readiness.conform(whole, teacher.inputs)
     learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, whole.compute)
-    folder, clock, latest = Path(workdir) if workdir else None, progress.Stopwatch(), Latest()
+    folder, clock = Path(workdir) if workdir else None, progress.Stopwatch()
     with folders.claimed(folder) if folder and hosts.is_first() else contextlib.nullcontext():
         if folder:
             identity.check_folder(folder, whole)
-        judge = judge_of(evaluate, whole, teacher)
-        prepared = pipeline.prepare(whole, teacher, judge, clock, learner)
+        prepared = pipeline.prepare(whole, teacher, judge_of(evaluate, whole, teacher), clock, learner)
         compare(prepared)
-        watchers = distillation.Watchers(on_round=on_round or nobody, on_state=latest.keep)
-        try:
-            done, finished = pipeline.start(prepared, folder, clock, watchers), True
-        except KeyboardInterrupt:
-            done, finished = latest.distilled(), False
-            log.warning("Interrupted after %d rounds; this is what there is.", loop.position(done.state).rounds)
-            if folder:
-                latest.save(folder)
+        done, finished = run_or_interrupted(prepared, folder, clock, on_round or nobody)
         outcome = pipeline.conclude(prepared, done, clock)
         found = outcome.found
         if folder and finished:
             found = pipeline.keep(prepared, outcome, original, folder, clock)
-    synthetic = synthesis.of_rows(teacher, outcome.rows)
-    known = {name: found[name] for name in found if name == "agreement" or name.startswith("fresh_")}
-    return Distilled(outcome.student, synthetic, done.curve, known, finished, found)
+    known = indicators.told(found, done.first)
+    return Distilled(outcome.student, synthesis.of_rows(teacher, outcome.rows), done.curve, known, finished, found)
+
+
+def run_or_interrupted(
+    prepared: pipeline.Prepared, folder: Path | None, clock: progress.Stopwatch, on_round: OnRound
+) -> tuple[distillation.Distilled, bool]:
+    """What the run leaves, and whether it came to its end; after Ctrl-C what there was, saved where it is kept."""
+    latest = Latest()
+    watchers = distillation.Watchers(on_round=on_round, on_state=latest.keep)
+    try:
+        return pipeline.start(prepared, folder, clock, watchers), True
+    except KeyboardInterrupt:
+        done = latest.distilled()
+        log.warning("Interrupted after %d rounds; this is what there is.", loop.position(done.state).rounds)
+        if folder:
+            latest.save(folder)
+        return done, False
 
 
 def default_config(teacher: Teacher, student: str | nn.Module | nnx.Module, task: str = "classification") -> ConfigDict:

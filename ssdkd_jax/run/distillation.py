@@ -110,15 +110,13 @@ def distil(
                 distilled.first.update(judges.fresh(programs, state, teacher, state.student.variables, 1))
             if not evaluation_due(config, job.plan, rounds):
                 return {}
-            student, batches = judges.student(state), indicators.BATCHES if rounds == job.plan.rounds else 1
-            found = judges.scores(student) | judges.fresh(programs, state, teacher, student, batches)
+            found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
         distilled.curve.append(point(rounds, clock, found))
-        board.scalars({name if name in indicators.NAMES else f"test/{name}": found[name] for name in found}, rounds)
-        rows = judges.preview(state)
-        board.image("synthetic", plots.class_grid(rows.images, rows.label, job.task.classes), rounds)
+        show(board, found, judges.preview(state), job.task.classes, rounds)
         return found
 
-    with progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first()) as advance:
+    bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
+    with contextlib.closing(board), bar as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
             note["begun"] = {}
@@ -132,14 +130,36 @@ def distil(
             watchers.on_round(rounds, metrics)
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
-        with contextlib.closing(board):
-            state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
-    if not (end := loop.position(state)).finished(job.plan):
-        note["begun"] = {name: values.tolist() for name, values in begun.items()}
-        saver.now(end.checkpoint, state, note)
-        told = f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
-        raise preemption.Preempted(told)
+        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
+    if not loop.position(state).finished(job.plan):
+        raise preempted(saver, state, note, begun)
     return distilled._replace(state=state)
+
+
+def judged(
+    judges: Judges, programs: loop.Programs, state: TrainState, teacher: Variables, last: bool
+) -> dict[str, float]:
+    """Scores and indicators of the student of a state; at the end of a run the indicators are of more images."""
+    student, batches = judges.student(state), indicators.BATCHES if last else 1
+    return judges.scores(student) | judges.fresh(programs, state, teacher, student, batches)
+
+
+def show(board: progress.Board, found: dict[str, float], rows: Preview, classes: int, rounds: int) -> None:
+    """Put on the board what was found after a round, and the images of it."""
+    board.scalars({name if name in indicators.NAMES else f"test/{name}": found[name] for name in found}, rounds)
+    board.image("synthetic", plots.class_grid(rows.images, rows.label, classes), rounds)
+
+
+def preempted(
+    saver: checkpoint.Saver, state: TrainState, note: dict[str, Any], begun: loop.History
+) -> preemption.Preempted:
+    """What a run raises that was stopped before its end, once it is saved with the metrics of the round it is in."""
+    end = loop.position(state)
+    note["begun"] = {name: values.tolist() for name, values in begun.items()}
+    saver.now(end.checkpoint, state, note)
+    return preemption.Preempted(
+        f"Stopped by SIGTERM after synthesis {end.rounds}, and saved; the same command goes on."
+    )
 
 
 def begin(
