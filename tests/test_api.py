@@ -241,6 +241,15 @@ def test_an_interrupted_run_returns_what_there_is_and_goes_on_to_the_same_bits(w
     assert distil(teacher, **options).finished  # nothing is left to do
 
 
+@pytest.fixture
+def listening():
+    """SIGINT raises KeyboardInterrupt, also in a process that a shell started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_ctrl_c_itself_ends_a_run_early_and_a_second_one_raises(teacher):
     def press(*_):
         os.kill(os.getpid(), signal.SIGINT)
