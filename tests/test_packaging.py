@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-ABSENT = ("array_record", "h5py", "scipy", "sklearn", "tensorflow", "tensorflow_datasets", "torch")
+ABSENT = ("array_record", "h5py", "sklearn", "tensorflow", "tensorflow_datasets", "torch")
 BLOCK = f"""
 import sys
 
@@ -42,7 +42,6 @@ ASKED = {
     "data.load('cifar10')": "array_record",
     "data.load('fashion_mnist')": "array_record",
     "data.load('nyuv2')": "tensorflow_datasets",
-    "data.scenes.make(numpy.ones((1, 8, 8, 1), numpy.uint8), numpy.zeros(1, int), 1, 16, 0)": "scipy",
 }
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-
-from ssdkd_jax.errors import needs
+from scipy import ndimage
 
 GROUND = 0
 ITEMS = (2, 3)  # that a scene is offered, both included
@@ -39,9 +38,6 @@ def make(
 
 def scene(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One scene, float64 [size, size] in [0, 1], and its mask, uint8 [size, size]."""
-    with needs("data"):
-        from scipy import ndimage
-
     pixels, mask, owner = ground(rng, size), np.full((size, size), GROUND, np.uint8), np.zeros((size, size), int)
     for item in range(1, 1 + rng.integers(ITEMS[0], ITEMS[1] + 1)):
         which = rng.integers(len(images))

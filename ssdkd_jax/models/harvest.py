@@ -124,7 +124,7 @@ def _step(eqn: JaxprEqn, inputs: Sequence[Array], read: Read) -> tuple[Sequence[
                 f"The BatchNorm '{layer.path}' stands in '{eqn.primitive.name}', whose inner values cannot be read; "
                 "call it outside, or in nn.scan."
             )
-    return _run(eqn, inputs), []
+    return run(eqn, inputs), []
 
 
 def _members(layer: Layer, values: Sequence[Array], read: Read) -> Iterator[tuple[Layer, Any]]:
@@ -135,7 +135,7 @@ def _members(layer: Layer, values: Sequence[Array], read: Read) -> Iterator[tupl
         yield from _members(replace(layer, members=layer.members - 1), [x[member] for x in values], read)
 
 
-def _run(eqn: JaxprEqn, inputs: Sequence[Array]) -> Sequence[Array]:
+def run(eqn: JaxprEqn, inputs: Sequence[Array]) -> Sequence[Array]:
     """One equation as it is."""
     arguments = {atom: x for atom, x in zip(eqn.invars, inputs, strict=True) if not isinstance(atom, Literal)}
     jaxpr = Jaxpr((), list(arguments), list(eqn.outvars), [eqn], eqn.effects)
