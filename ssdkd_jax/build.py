@@ -10,7 +10,19 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ssdkd_jax import augment, checks, hints, methods, models, replay_buffer, settings, student, tasks, teacher
+from ssdkd_jax import (
+    augment,
+    checks,
+    closed_form,
+    hints,
+    methods,
+    models,
+    replay_buffer,
+    settings,
+    student,
+    tasks,
+    teacher,
+)
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
 from ssdkd_jax.errors import Faults
 from ssdkd_jax.settings import setting
@@ -67,7 +79,7 @@ class Schedule:
 
 
 class Job(NamedTuple):
-    """A distillation, ready to run: its method, its two networks, and how many rounds of what."""
+    """A distillation, ready to run: its method, its two networks, how many rounds of what, and the student's start."""
 
     task: Task
     method: Method
@@ -76,13 +88,14 @@ class Job(NamedTuple):
     tx: optax.GradientTransformation
     step: student.Step
     plan: loop.Plan
+    start: closed_form.StartImages | None
 
 
 class Choices(NamedTuple):
     """What a config asks for, read as a whole before anything is built.
 
     Attributes:
-        student, hint: the student's settings.
+        student, hint, start: the student's settings.
         method: the settings of the chosen method.
         task: of the data's classes.
         reader: knows which fields of the config were read.
@@ -90,6 +103,7 @@ class Choices(NamedTuple):
 
     student: student.Settings
     hint: hints.Settings
+    start: closed_form.StartImages | None
     method: Any
     task: Task
     reader: settings.Reader
@@ -111,6 +125,7 @@ def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choi
     if reader(Run).yardstick_steps:
         reader(replay_buffer.Size)
     settings_of_student, hint = reader(student.Settings), reader(hints.Settings)
+    start = closed_form.StartImages.chosen(reader)
     with reader.faults:
         chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
     with reader.faults:
@@ -118,7 +133,7 @@ def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choi
     reader.refuse_unread(names)
     reader.faults.extend(checks.disagreements(config, reader.read_fields))
     reader.faults.report()
-    return Choices(settings_of_student, hint, method, chosen_task, reader)
+    return Choices(settings_of_student, hint, start, method, chosen_task, reader)
 
 
 def records(config: ConfigDict) -> tuple[type, ...]:
@@ -238,4 +253,4 @@ def job(
     student_task = chosen.task._replace(distillation_loss=method.distillation_loss)
     step = student.make_step(learner, student_task, hint, tx, axis)
     plan = loop.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)
-    return Job(chosen.task, method, teacher_network, learner, tx, step, plan)
+    return Job(chosen.task, method, teacher_network, learner, tx, step, plan, chosen.start)

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import (
     augment,
     build,
+    closed_form,
     generator,
     hints,
     inversion,
@@ -31,7 +32,7 @@ from ssdkd_jax.errors import Faults
 
 STATIONS = (
     *(build.Run, build.Data, build.MethodName, build.Schedule, teacher.Settings, teacher.Cache),
-    *(student.Settings, hints.Settings, tasks.Name, *tasks.records()),
+    *(student.Settings, closed_form.StartName, closed_form.StartImages, hints.Settings, tasks.Name, *tasks.records()),
     *(inversion.Settings, inversion.Latents, terms.Weights, smoothing.Settings),
     *(generator.Settings, generator.StartName, generator.MetaStart),
     *(modulation.Settings, replay_buffer.Size, replay_buffer.Eviction),

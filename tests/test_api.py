@@ -22,7 +22,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 import ssdkd_jax
-from ssdkd_jax import build, data, models
+from ssdkd_jax import build, data, errors, models
 from ssdkd_jax.api import judges
 from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.interop import saved, torch_files, torch_layout
@@ -239,6 +239,23 @@ def test_an_interrupted_run_returns_what_there_is_and_goes_on_to_the_same_bits(w
     loaded = saved.load(tmp_path / "run" / "student", "tiny:Tiny")
     assert tiny.tree_equal(loaded.variables, ended.student.variables)
     assert distil(teacher, **options).finished  # nothing is left to do
+
+
+def test_a_student_that_starts_from_its_teacher_is_the_same_after_an_interruption(teacher, tmp_path, caplog):
+    caplog.set_level("INFO")
+    config = small(schedule__checkpoint_seconds=0.0, student__start="teacher", student__start_procedural=40)
+    whole = distil(teacher, config=config)
+    assert caplog.text.count("starts from its teacher") == 1
+    assert not distil(teacher, config=config, workdir=tmp_path, on_round=interrupting(1)).finished
+    ended = distil(teacher, config=config, workdir=tmp_path)
+    assert tiny.tree_equal(ended.student.variables, whole.student.variables)
+
+
+def test_too_few_images_for_a_start_and_an_unknown_start_are_refused(teacher):
+    with pytest.raises(errors.InputError, match="start_procedural = 2 are too few images to start from the teacher"):
+        distil(teacher, config=small(student__start="teacher", student__start_images=3, student__start_procedural=2))
+    with pytest.raises(errors.InputError, match="start = 'techer' is not one of random, teacher; did you mean 'teacher'"):
+        distil(teacher, config=small(student__start="techer"))
 
 
 @pytest.fixture

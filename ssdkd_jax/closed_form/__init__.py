@@ -19,8 +19,11 @@ import numpy as np
 
 from ssdkd_jax.closed_form import fitting, joints, matching, observation
 from ssdkd_jax.closed_form.graph import trace
+from ssdkd_jax.closed_form.images import StartImages, StartName
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Network, Variables, named_leaves
+
+__all__ = ["StartImages", "StartName", "solve", "start"]
 
 log = logging.getLogger(__name__)
 JUDGE = 8  # one image of so many only judges

@@ -29,6 +29,7 @@ class Stage(enum.IntEnum):
     PREVIEW = enum.auto()
     LAYERS = enum.auto()
     FRESH = enum.auto()
+    START = enum.auto()
 
 
 def of_seed(seed: int | Array) -> Array:

@@ -20,6 +20,7 @@ StudentStep = Callable[[ModelState, Batch, Key], tuple[ModelState, Array, Metric
 RoundStep = Callable[[TrainState, Variables], tuple[TrainState, Metrics]]
 Clock = Callable[[str], AbstractContextManager]
 Stop = Callable[[], bool]
+Begin = Callable[[int, TrainState], TrainState]
 History = dict[str, np.ndarray]
 
 
@@ -193,6 +194,7 @@ def run(
     on_round: Callable[[int, TrainState, dict[str, float]], None],
     stop: Stop = dispatch.never,
     begun: History | None = None,
+    begin_student: Begin = lambda rounds, state: state,
 ) -> tuple[TrainState, History]:
     """Run the plan from wherever `state` stands, also within a round.
 
@@ -203,6 +205,7 @@ def run(
         stop: asked between dispatches; once it says so, the state is returned as it then is. Saved and
             run again, it ends with the bits of a run that was not stopped.
         begun: metrics of the round that an earlier run was stopped in.
+        begin_student: called with (rounds done, state) once a round has its images, before the student sees them.
 
     Returns:
         The state, and the metrics of a round that is not at its end.
@@ -226,6 +229,9 @@ def run(
             metrics = guard.joined(metrics, learnt)
         expected, at = at.after(due), position(state)
         stopped = at != expected
+        if due.synthesis and not stopped:
+            with clock("start"):
+                state = begin_student(at.rounds, state)
         round_done = not stopped and not at.due(plan).distill_steps
         if stopped or round_done:
             check_state(state, at.rounds)

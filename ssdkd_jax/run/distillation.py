@@ -80,6 +80,7 @@ def distil(
     workdir: Path | None,
     clock: progress.Stopwatch,
     watchers: Watchers,
+    begin_student: loop.Begin,
 ) -> Distilled:
     """Run the job, or go on from its newest checkpoint under the workdir; the end is the same to the bit.
 
@@ -88,6 +89,7 @@ def distil(
         teacher: placed on the devices.
         run: what it is, as of `identity.of`.
         workdir: None keeps nothing.
+        begin_student: as of `loop.run`.
 
     Raises:
         InputError: where the workdir holds another run.
@@ -130,7 +132,8 @@ def distil(
             watchers.on_round(rounds, metrics)
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
-        state, begun = loop.run(programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun)
+        whole = (programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun, begin_student)
+        state, begun = loop.run(*whole)
     if not loop.position(state).finished(job.plan):
         raise preempted(saver, state, note, begun)
     return distilled._replace(state=state)
