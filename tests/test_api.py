@@ -254,7 +254,7 @@ def test_a_student_that_starts_from_its_teacher_is_the_same_after_an_interruptio
 def test_too_few_images_for_a_start_and_an_unknown_start_are_refused(teacher):
     with pytest.raises(errors.InputError, match="start_procedural = 2 are too few images to start from the teacher"):
         distil(teacher, config=small(student__start="teacher", student__start_images=3, student__start_procedural=2))
-    with pytest.raises(errors.InputError, match="start = 'techer' is not one of random, teacher; did you mean 'teacher'"):
+    with pytest.raises(errors.InputError, match=r"start = 'techer' .* did you mean 'teacher'"):
         distil(teacher, config=small(student__start="techer"))
 
 
