@@ -16,6 +16,7 @@ MODULES = (
     "errors",
     "interop.saved",
     "losses",
+    "sources.procedural",
 )
 
 
