@@ -6,18 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ssdkd_jax.closed_form import layers
 from ssdkd_jax.closed_form.graph import Graph, Node
 from ssdkd_jax.closed_form.joints import Joint
-from ssdkd_jax.closed_form.layers import Leaves, Places
 from ssdkd_jax.closed_form.least_squares import moments, solve_held
+from ssdkd_jax.closed_form.linear import Leaves, taken
 from ssdkd_jax.closed_form.observation import Seen, places
 from ssdkd_jax.types import Array
 
 PART = 8192  # rows of a problem that are in memory at once
 HELD = 4  # one image of so many chooses the ridge
 TINY = 1e-12
-Values = dict[Node, Array]
 
 
 def fit(graph: Graph, leaves: Leaves, ours: Sequence[Joint], goals: Sequence[Seen], images: Array) -> Leaves:
@@ -27,36 +25,34 @@ def fit(graph: Graph, leaves: Leaves, ours: Sequence[Joint], goals: Sequence[See
         leaves: of the student as it came; what belongs to no map stays.
         goals: of each joint, with the channels that it keeps.
     """
-    leaves, values, last = dict(leaves), {graph.images: images}, graph.last_use()
+    leaves, values = dict(leaves), {graph.images: images}
     wanted = {joint.index: (joint, goal) for joint, goal in zip(ours, goals, strict=True)}
     norms = {joint.norm.operations[0].outputs[0]: pair for pair in wanted.values() if (joint := pair[0]).norm}
-    branches = {node: joint.index for joint in ours for node in _branch(joint) if node != joint.value}
+    late = {node for joint in ours for node in _branch(joint)}
     makers = {operation.outputs[0]: operation for operation in graph.operations}
-    last |= {tail.layer.source: max(last[tail.layer.source], joint.index) for joint in ours for tail in joint.tails}
+    needed = {tail.layer.source: joint.index for joint in ours for tail in joint.tails}
     for index, operation in enumerate(graph.operations):
         node = operation.outputs[0]
-        if node in branches:
+        if node in late:
             continue  # until the sum is reached
         if index in wanted:
             joint, goal = wanted[index]
             solve_layers(graph, leaves, joint, goal, values)
             for before in _branch(joint):
-                if before != joint.value:
-                    graph.run(makers[before], leaves, values)
+                graph.run(makers[before], leaves, values)
         if node in norms:
             set_norm(graph, leaves, *norms[node], values)
         graph.run(operation, leaves, values)
-        for spent in [x for x in values if last.get(x, index) <= index]:
-            del values[spent]
+        graph.forget(values, index, needed)
     return leaves
 
 
 def _branch(joint: Joint) -> Iterator[Node]:
     """What lies between the inputs of the layers of a map and the map."""
     for tail in joint.tails:
-        yield tail.layer.result
-        for operation in tail.norm.operations if tail.norm else ():
-            yield operation.outputs[0]
+        for node in (tail.layer.result, *(x.outputs[0] for x in (tail.norm.operations if tail.norm else ()))):
+            if node != joint.value:
+                yield node
 
 
 def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values: Mapping[Node, Array]) -> None:
@@ -64,35 +60,27 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
     where = places(joint.resolution, values[joint.tails[0].layer.source].shape[0])
     rows = goal.rows if joint.norm else goal.rows * np.float32(goal.a) + np.float32(goal.b)
     for node in joint.others:
-        rows = rows - layers.taken(np.asarray(joint.layout.last(values[node])), where)
+        rows = rows - taken(np.asarray(joint.layout.last(values[node])), where)
 
     def parts(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(chosen), PART):
             part = chosen[start : start + PART]
-            yield _seen(joint, values, where.some(part)), rows[part]
+            seen = [tail.layer.layout.seen(values[tail.layer.source], where.some(part)) for tail in joint.tails]
+            yield np.concatenate(seen, 1), rows[part]
 
     held = where.image % HELD == HELD - 1
+    known, told = (moments(parts(np.flatnonzero(x))) for x in (~held, held))
     moves = bool(joint.norm) or any(tail.norm for tail in joint.tails)
-    weights, offset = solve_held(*(moments(parts(np.flatnonzero(x))) for x in (~held, held)), moves)
-    ends = np.cumsum([len(tail.layer.matrix(leaves)) for tail in joint.tails])
-    for tail, matrix in zip(joint.tails, np.split(weights, ends[:-1]), strict=True):
-        tail.layer.set(leaves, matrix)
+    weights, offset = solve_held(known, told, moves)
+    end = 0
+    for tail in joint.tails:
+        begin, end = end, end + tail.layer.order.size // joint.channels
+        tail.layer.set(leaves, weights[begin:end])
         if tail.norm:
-            made = np.concatenate(
-                [tail.layer.layout.seen(values[tail.layer.source], x) @ matrix for x in _parts(where)]
-            )
-            tail.norm.set(graph, leaves, np.ones(len(offset)), offset, made.mean(0), made.var(0))
+            alone = np.zeros_like(weights)
+            alone[begin:end] = weights[begin:end]
+            tail.norm.set(graph, leaves, np.ones(len(offset)), offset, *(known + told).made(alone))
             offset = 0 * offset  # of the sum: the first that can takes it all
-
-
-def _seen(joint: Joint, values: Mapping[Node, Array], where: Places) -> np.ndarray:
-    """What all layers of a map see, one beside the other."""
-    return np.concatenate([tail.layer.layout.seen(values[tail.layer.source], where) for tail in joint.tails], 1)
-
-
-def _parts(where: Places) -> Iterator[Places]:
-    for start in range(0, len(where.image), PART):
-        yield where.some(np.arange(start, min(start + PART, len(where.image))))
 
 
 def set_norm(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values: Mapping[Node, Array]) -> None:

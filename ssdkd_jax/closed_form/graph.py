@@ -7,6 +7,7 @@ flat. A value either depends on the images, or follows from the weights alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -57,12 +58,14 @@ class Graph(NamedTuple):
         operations: from the images to the logits, in the order in which they run; none that the logits do without.
         weights: how a value is made that depends on no image: an operation, an array, or the path of a variable.
         images, logits: the first and the last value.
+        users: the indices of the operations that take in a value which depends on the images, in order.
     """
 
     operations: tuple[Operation, ...]
     weights: Mapping[Node, Operation | Array | str]
     images: Node
     logits: Node
+    users: Mapping[Node, Sequence[int]]
 
     def weight(self, leaves: Mapping[str, Array], node: Any) -> Array:
         """The value of a node that depends on no image; a number stands for itself."""
@@ -86,9 +89,14 @@ class Graph(NamedTuple):
         ]
         values.update(zip(operation.outputs, harvest.run(operation.equation, inputs), strict=True))
 
-    def last_use(self) -> dict[Node, int]:
-        """The index of the last operation that takes a value in."""
-        return {x: index for index, operation in enumerate(self.operations) for x in self.on_images(operation)}
+    def forget(self, values: dict[Node, Array], index: int, needed: Mapping[Node, int] = MappingProxyType({})) -> None:
+        """Drop the values that no operation beyond `index` takes in.
+
+        Args:
+            needed: values that are kept longer, and until which operation.
+        """
+        for node in [x for x in values if max(self.users.get(x, (0,))[-1], needed.get(x, 0)) <= index]:
+            del values[node]
 
 
 def trace(apply: Callable[[Variables, Array], Array], variables: Variables, shape: tuple[int, ...]) -> Graph:
@@ -106,7 +114,12 @@ def trace(apply: Callable[[Variables, Array], Array], variables: Variables, shap
             operations.append(operation)
         else:
             weights.update(dict.fromkeys(operation.outputs, operation))
-    return Graph(tuple(_needed(operations, logits)), weights, images, logits)
+    needed, users = _needed(operations, logits), dict[Node, list[int]]()
+    for index, operation in enumerate(needed):
+        for node in operation.nodes:
+            if node not in weights:
+                users.setdefault(node, []).append(index)
+    return Graph(tuple(needed), weights, images, logits, users)
 
 
 def _needed(operations: Sequence[Operation], logits: Node) -> list[Operation]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax import settings, sources
@@ -57,4 +56,4 @@ class StartImages:
             parts.append(sources.stored(made, count))
         if self.start_procedural:
             parts.append(procedural.source(self.start_procedural, made.shape[1:]))
-        return jnp.asarray(sources.mixture(parts)(key))
+        return sources.mixture(parts)(key)

@@ -6,11 +6,13 @@ logits passes it, as a group's output in a residual network; the others stand in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ssdkd_jax.closed_form import affine, linear
+from ssdkd_jax.closed_form.affine import Affine
 from ssdkd_jax.closed_form.graph import Graph, Node, Operation
-from ssdkd_jax.closed_form.layers import Affine, Conv, Dense, Linear, affines, linear
+from ssdkd_jax.closed_form.linear import Conv, Dense, Linear
 
 Resolution = tuple[int, ...]
 ACTIVATIONS = ("max", "min", "logistic", "tanh", "erf", "clamp")
@@ -63,13 +65,26 @@ class Joint(NamedTuple):
 
 def found_in(graph: Graph) -> list[Joint]:
     """All of them, in the order in which they are made."""
-    users = users_of(graph)
-    layers = {found.result: found for x in graph.operations if (found := linear(graph, x))}
-    norms: dict[Node, Affine] = {}
-    for found in affines(graph, users):
-        norms.setdefault(found.source, found)
-    whole = [_joint(graph, users, layers, norms, index) for index in range(len(graph.operations))]
-    return [joint for joint in whole if joint]
+    layers, norms = linear.found_in(graph), dict[Node, Affine]()
+    for norm in affine.found_in(graph):
+        norms.setdefault(norm.source, norm)
+    tails = {}
+    for value, layer in layers.items():
+        norm = norms.get(value) if len(graph.users.get(value, ())) == 1 else None
+        if _summed(graph, end := norm.result if norm else value):
+            tails[end] = Tail(layer, norm)
+    made = {value: ([Tail(layer, None)], []) for value, layer in layers.items()}
+    made |= {x.outputs[0]: _terms(graph, x, tails) for x in graph.operations if _adds(graph, x)}
+    inside = {*tails, *(tail.layer.result for tail in tails.values())}
+    found = []
+    for index, operation in enumerate(graph.operations):
+        value = operation.outputs[0]
+        terms, others = made.get(value, ((), ()))
+        if terms and value not in inside and not _summed(graph, value):
+            norm = norms.get(value)
+            active, trunk = _active(graph, norm.result if norm else value), _cuts(graph, index)
+            found.append(Joint(value, index, tuple(terms), tuple(others), norm, active, trunk))
+    return found
 
 
 def streams(found: Sequence[Joint]) -> dict[Node, Node]:
@@ -82,78 +97,43 @@ def streams(found: Sequence[Joint]) -> dict[Node, Node]:
     return begun
 
 
-def users_of(graph: Graph) -> dict[Node, list[int]]:
-    """The indices of the operations that take in a value."""
-    users: dict[Node, list[int]] = {}
-    for index, operation in enumerate(graph.operations):
-        for node in graph.on_images(operation):
-            users.setdefault(node, []).append(index)
-    return users
-
-
-def _joint(
-    graph: Graph,
-    users: Mapping[Node, list[int]],
-    layers: Mapping[Node, Linear],
-    norms: Mapping[Node, Affine],
-    index: int,
-) -> Joint | None:
-    operation = graph.operations[index]
-    value = operation.outputs[0]
-    if value in layers:
-        if _summed(graph, users, _after(users, norms, value)):
-            return None
-        tails, others = (Tail(layers[value], None),), ()
-    elif _adds(graph, operation) and not _summed(graph, users, value):
-        made = {x.result: Tail(layers[x.source], x) for x in norms.values() if x.source in layers}
-        made |= {node: Tail(layer, None) for node, layer in layers.items()}
-        operands = list(_operands(graph, users, operation))
-        tails = tuple(made[x] for x in operands if x in made and _summed(graph, users, x))
-        others = tuple(x for x in operands if not (x in made and _summed(graph, users, x)))
-        if not tails:
-            return None
-    else:
-        return None
-    norm = norms.get(value)
-    return Joint(value, index, tails, others, norm, _active(graph, users, norm, value), _cuts(graph, users, index))
-
-
-def _after(users: Mapping[Node, list[int]], norms: Mapping[Node, Affine], value: Node) -> Node:
-    """Behind what scales and moves it, where nothing else takes it in."""
-    return norms[value].result if value in norms and len(users[value]) == 1 else value
-
-
 def _adds(graph: Graph, operation: Operation) -> bool:
     return operation.name == "add" and len(graph.on_images(operation)) == 2
 
 
-def _summed(graph: Graph, users: Mapping[Node, list[int]], value: Node) -> bool:
+def _summed(graph: Graph, value: Node) -> bool:
     """Whether nothing but a sum takes it in."""
-    return len(users.get(value, ())) == 1 and _adds(graph, graph.operations[users[value][0]])
+    users = graph.users.get(value, ())
+    return len(users) == 1 and _adds(graph, graph.operations[users[0]])
 
 
-def _operands(graph: Graph, users: Mapping[Node, list[int]], operation: Operation) -> Iterator[Node]:
-    """What is added, sums within the sum written out."""
+def _terms(graph: Graph, operation: Operation, tails: Mapping[Node, Tail]) -> tuple[list[Tail], list[Node]]:
+    """What is added, sums within the sum written out: the layers that serve it alone, and the rest."""
     sums = {x.outputs[0]: x for x in graph.operations if _adds(graph, x)}
-    for node in operation.nodes:
-        if node in sums and _summed(graph, users, node):
-            yield from _operands(graph, users, sums[node])
+    layers, others, queue = list[Tail](), list[Node](), list(operation.nodes)
+    while queue:
+        node = queue.pop(0)
+        if node in tails:
+            layers.append(tails[node])
+        elif node in sums and _summed(graph, node):
+            queue[:0] = sums[node].nodes
         else:
-            yield node
+            others.append(node)
+    return layers, others
 
 
-def _active(graph: Graph, users: Mapping[Node, list[int]], norm: Affine | None, value: Node) -> Node:
-    node = norm.result if norm else value
+def _active(graph: Graph, node: Node) -> Node:
+    """Behind the activation that takes a value in; the value itself where none does."""
     activated = False
     while True:
-        after = [graph.operations[i] for i in users.get(node, ())]
+        after = [graph.operations[i] for i in graph.users.get(node, ())]
         after = [x for x in after if x.name in ACTIVATIONS and len(graph.on_images(x)) == 1]
-        if not after or (activated and len(users[node]) > 1):
+        if not after or (activated and len(graph.users[node]) > 1):
             return node
         node, activated = after[0].outputs[0], True
 
 
-def _cuts(graph: Graph, users: Mapping[Node, list[int]], index: int) -> bool:
+def _cuts(graph: Graph, index: int) -> bool:
     """Whether nothing that was made before an operation is taken in after it."""
     before = [graph.images, *(node for x in graph.operations[:index] for node in x.outputs)]
-    return max((max(users.get(node, [0])) for node in before), default=0) <= index
+    return max(graph.users.get(node, (0,))[-1] for node in before) <= index

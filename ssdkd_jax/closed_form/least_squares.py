@@ -42,6 +42,11 @@ class Moments(NamedTuple):
         c = self.inputs
         return square[:c, :c], square[:c, c:], square[c:, c:]
 
+    def made(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and variance [d] of seen W."""
+        gram, _, _ = self.centred(True)
+        return self.mean[: self.inputs] @ weights, (weights * (gram @ weights)).sum(0)
+
 
 def moments(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
     """Of (seen [R, c], wanted [R, d]), in parts; products in float32, about the first part's means, sums in float64."""

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ssdkd_jax.closed_form import joints, layers
+from ssdkd_jax.closed_form import joints, linear
 from ssdkd_jax.closed_form.graph import Graph, Node
 from ssdkd_jax.closed_form.joints import Joint, Resolution
-from ssdkd_jax.closed_form.layers import Places
 from ssdkd_jax.closed_form.least_squares import pick
+from ssdkd_jax.closed_form.linear import Linear, Places
 from ssdkd_jax.types import Array
 
 ROWS, CHOICE = 60_000, 8000  # pixels of a least-squares problem, and of the choice of channels
@@ -57,7 +57,7 @@ def observe(
     graph: Graph, leaves: Mapping[str, Array], images: Array, wanted: Sequence[tuple[Joint, Resolution]]
 ) -> list[Seen]:
     """What these maps of the teacher are on these images, brought to these resolutions."""
-    values, last = {graph.images: images}, graph.last_use()
+    values = {graph.images: images}
     rows: dict[tuple[Node, Resolution], np.ndarray] = {}
     for index, operation in enumerate(graph.operations):
         graph.run(operation, leaves, values)
@@ -65,16 +65,15 @@ def observe(
             for node in {joint.value, joint.active}.intersection(operation.outputs):
                 if (node, resolution) not in rows:
                     x = resized(np.asarray(joint.layout.last(values[node])), resolution)
-                    rows[node, resolution] = layers.taken(x, places(resolution, len(images)))
-        for node in [node for node in values if last.get(node, index) <= index]:
-            del values[node]
-    users = joints.users_of(graph)
+                    rows[node, resolution] = linear.taken(x, places(resolution, len(images)))
+        graph.forget(values, index)
+    layers = linear.found_in(graph)
     return [
         Seen(
             rows[joint.value, resolution],
             rows[joint.active, resolution],
             *_norm(graph, leaves, joint),
-            _weights(graph, leaves, users, joint),
+            _weights(graph, leaves, layers, joint),
         )
         for joint, resolution in wanted
     ]
@@ -90,17 +89,17 @@ def _norm(graph: Graph, leaves: Mapping[str, Array], joint: Joint) -> tuple[np.n
     return a, b, *(np.asarray(leaves[paths[0]], np.float64).ravel() for paths in (joint.norm.mean, joint.norm.var))
 
 
-def _weights(graph: Graph, leaves: Mapping[str, Array], users: Mapping[Node, list[int]], joint: Joint) -> np.ndarray:
+def _weights(graph: Graph, leaves: Mapping[str, Array], layers: Mapping[Node, Linear], joint: Joint) -> np.ndarray:
     """The norm of what the next linear layers make of each channel; 1 where there are none."""
     squares, queue, done = np.zeros(joint.channels), [joint.active], set[int]()
     while queue:
-        for index in set(users.get(queue.pop(), ())) - done:
+        for index in set(graph.users.get(queue.pop(), ())) - done:
             done.add(index)
-            layer = layers.linear(graph, graph.operations[index])
-            if layer is None:
-                queue.extend(graph.operations[index].outputs)
+            made = graph.operations[index].outputs
+            if made[0] not in layers:
+                queue.extend(made)
                 continue
-            power = np.square(layer.matrix(leaves)).sum(1)
+            power = np.square(layers[made[0]].matrix(leaves)).sum(1)
             if power.size % joint.channels == 0:
                 squares += power.reshape(-1, joint.channels).sum(0)
     return np.sqrt(squares) if squares.any() else np.ones(joint.channels)

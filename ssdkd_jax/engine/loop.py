@@ -230,8 +230,7 @@ def run(
         expected, at = at.after(due), position(state)
         stopped = at != expected
         if due.synthesis and not stopped:
-            with clock("start"):
-                state = begin_student(at.rounds, state)
+            state = begin_student(at.rounds, state)
         round_done = not stopped and not at.due(plan).distill_steps
         if stopped or round_done:
             check_state(state, at.rounds)

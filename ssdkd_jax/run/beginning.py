@@ -12,7 +12,9 @@ from ssdkd_jax.engine import keys, loop, parallel
 from ssdkd_jax.types import Preview, TrainState, Variables
 
 
-def starter(job: build.Job, teacher: Variables, preview: Callable[[TrainState], Preview]) -> loop.Begin:
+def starter(
+    job: build.Job, teacher: Variables, preview: Callable[[TrainState], Preview], clock: loop.Clock
+) -> loop.Begin:
     """(rounds done, state on the devices) -> the state, with its student solved for where it is time.
 
     That is once: after the rounds that only make images, or after the first. It follows from the state alone, so that a
@@ -20,16 +22,19 @@ def starter(job: build.Job, teacher: Variables, preview: Callable[[TrainState], 
 
     Args:
         teacher: on the devices.
+        clock: as of `loop.run`.
     """
     when = max(1, job.plan.warmup)
 
     def begin(rounds: int, state: TrainState) -> TrainState:
         if job.start is None or rounds != when:
             return state
-        here = jax.tree.map(jnp.asarray, parallel.to_host((teacher, state.student.variables, state.key)))
-        of_teacher, variables, key = here
-        images = job.start.images(keys.of_stage(key, keys.Stage.START), preview(state).images)
-        solved = closed_form.start(job.teacher, of_teacher, job.network, variables, images, job.task.distillation_loss)
-        return state.replace(student=state.student.replace(variables=parallel.to_devices(solved)))
+        with clock("start"):
+            here = parallel.to_host((teacher, state.student.variables, state.key))
+            of_teacher, variables, key = jax.tree.map(jnp.asarray, here)
+            images = job.start.images(keys.of_stage(key, keys.Stage.START), preview(state).images)
+            networks = (job.teacher, of_teacher, job.network, variables)
+            solved = closed_form.start(*networks, images, job.task.distillation_loss)
+            return state.replace(student=state.student.replace(variables=parallel.to_devices(solved)))
 
     return begin

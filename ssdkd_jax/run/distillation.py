@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import identity, indicators
+from ssdkd_jax.run import beginning, identity, indicators
 from ssdkd_jax.types import Preview, TrainState, Variables
 
 NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list, "first": dict}  # of `Distilled`, kept
@@ -80,7 +80,6 @@ def distil(
     workdir: Path | None,
     clock: progress.Stopwatch,
     watchers: Watchers,
-    begin_student: loop.Begin,
 ) -> Distilled:
     """Run the job, or go on from its newest checkpoint under the workdir; the end is the same to the bit.
 
@@ -89,7 +88,6 @@ def distil(
         teacher: placed on the devices.
         run: what it is, as of `identity.of`.
         workdir: None keeps nothing.
-        begin_student: as of `loop.run`.
 
     Raises:
         InputError: where the workdir holds another run.
@@ -132,8 +130,10 @@ def distil(
             watchers.on_round(rounds, metrics)
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
-        whole = (programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun, begin_student)
-        state, begun = loop.run(*whole)
+        begin_student = beginning.starter(job, teacher, judges.preview, clock)
+        state, begun = loop.run(
+            programs, job.plan, distilled.state, teacher, clock, on_round, watchers.stop, begun, begin_student
+        )
     if not loop.position(state).finished(job.plan):
         raise preempted(saver, state, note, begun)
     return distilled._replace(state=state)

@@ -16,7 +16,6 @@ from ssdkd_jax.engine import calibration, dispatch, files, hosts, loop, parallel
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import (
-    beginning,
     distillation,
     evaluation,
     foreign,
@@ -163,9 +162,7 @@ def start(
 ) -> distillation.Distilled:
     """Run the job, or go on with it, as `distillation.distil`."""
     config, job, judges = prepared.config, prepared.job, prepared.judges
-    begin = beginning.starter(job, prepared.variables, judges.preview)
-    run = (config, job, prepared.variables, prepared.of_run, judges, workdir, clock, watchers, begin)
-    done = distillation.distil(*run)
+    done = distillation.distil(config, job, prepared.variables, prepared.of_run, judges, workdir, clock, watchers)
     parallel.check_replicated(done.state)
     return done
 
