@@ -6,14 +6,17 @@ By default they are eight fake devices on the CPU; `SSDKD_TEST_DEVICES` asks for
 
 import os
 
+import quick
+
 PLATFORM = os.environ.get("SSDKD_TEST_PLATFORM", "cpu")
 XLA_FLAGS = {
     "cpu": (
         f"--xla_force_host_platform_device_count={os.environ.get('SSDKD_TEST_DEVICES', 8)}",
-        "--xla_backend_optimization_level=0",  # compiling is most of a test's time
+        quick.FLAGS,
     ),
     "cuda": ("--xla_gpu_deterministic_ops=true",),  # some tests compare bits
 }
+CACHED = {"jax_persistent_cache_min_compile_time_secs": 0.0, "jax_persistent_cache_min_entry_size_bytes": -1}
 
 os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"  # callbacks need the CPU too
 os.environ["SSDKD_JAX_ENVIRONMENT"] = "0"
@@ -34,6 +37,17 @@ def pytest_runtest_setup(item):
     """Skip what the devices of this session cannot run."""
     if item.get_closest_marker("eight_devices") and jax.local_device_count() < 8:
         pytest.skip(f"needs eight devices; here are {jax.local_device_count()}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Folder of the session's compiled programs, those of its scripts too: each is compiled once by all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    for name, value in {**CACHED, "jax_compilation_cache_dir": str(folder)}.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+    return folder
 
 
 @pytest.fixture
@@ -70,9 +84,3 @@ def compiled(teacher_variables):
     teacher = parallel.to_devices(teacher_variables)
     programs = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
     return job, programs, jax.tree.map(np.asarray, state), teacher
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    """Folder of the compiled programs of scripts under test."""
-    return tmp_path_factory.mktemp("cache")

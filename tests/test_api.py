@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 import tiny
 from flax import nnx
 from ml_collections import ConfigDict
@@ -591,7 +592,7 @@ print(sorted(distilled.indicators))
 
 
 def test_a_run_without_data_imports_nothing_of_data(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": quick.FLAGS}
     run = subprocess.run([sys.executable, "-c", DATALESS], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "['agreement', 'fresh_balance', 'fresh_confidence', 'fresh_kl']"

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import quick
 import tiny
 
 from ssdkd_jax import build, models
@@ -47,12 +48,11 @@ cli.main()
 def ssdkd(folder, *arguments, blocked=False):
     """(exit code, stdout, stderr) of the command in a folder; `blocked`: nothing of data can be imported."""
     program = ["-c", BLOCKED] if blocked else ["-m", "ssdkd_jax"]
-    flags = "--xla_backend_optimization_level=0"
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     ended = subprocess.run(
         [sys.executable, *program, *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": flags, "SSDKD_JAX_ENVIRONMENT": "0"},
+        env=os.environ | {"PYTHONPATH": paths, "XLA_FLAGS": quick.FLAGS, "SSDKD_JAX_ENVIRONMENT": "0"},
         capture_output=True,
         text=True,
     )

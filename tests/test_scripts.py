@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import quick
 
 from ssdkd_jax import data, models
 from ssdkd_jax.engine import checkpoint
@@ -44,9 +45,8 @@ def overrides(**fields):
 
 
 def environment(cache):
-    flags = "--xla_backend_optimization_level=0"
     path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": flags, "PYTHONPATH": path}
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": quick.FLAGS, "PYTHONPATH": path}
 
 
 def start(cache, script, *arguments, config=ROOT / "configs" / "digits.py"):
