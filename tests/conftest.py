@@ -25,6 +25,7 @@ if PLATFORM != "cpu":
     os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # some tests compare with numpy
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # scripts under test need memory of their own
 
+import calls
 import jax
 import numpy as np
 import pytest
@@ -66,6 +67,12 @@ def one_device(monkeypatch):
 def teacher_variables():
     """Weights of a tiny teacher whose running BatchNorm statistics are not the initial ones."""
     return tiny.teacher_variables()
+
+
+@pytest.fixture(scope="session")
+def teacher(teacher_variables):
+    """The tiny teacher as the library's calls take it."""
+    return calls.teacher(teacher_variables)
 
 
 @pytest.fixture(scope="session")
