@@ -78,7 +78,8 @@ def diversity(class_counts: Array, labels: Array) -> Array:
     """
     classes = class_counts.shape[0]
     share = shares(class_counts)
-    return (1.0 - share[labels]) * classes / (classes - 1)
+    lacking = jnp.maximum(1.0 - share[labels], 0.0)  # a share of 1 may be rounded up
+    return lacking * classes / (classes - 1)
 
 
 def shares(class_counts: Array) -> Array:
