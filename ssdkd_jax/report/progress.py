@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import TqdmWarning
 
 from ssdkd_jax.engine import files, hosts
@@ -81,6 +80,8 @@ class Board:
     def __init__(self, folder: Path | None):
         if folder is not None:
             files.make_folder(folder)
+        from tensorboardX import SummaryWriter  # imports PyTorch where it is installed, which takes a second
+
         self.writer = SummaryWriter(str(folder or ""), write_to_disk=folder is not None)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
