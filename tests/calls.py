@@ -18,11 +18,8 @@ def flat(w, x):
 
 
 def small(**fields):
-    """What compiles fastest."""
-    plain = {"student__attention": 0.0, "synthesis__bn_past": 0.0, "synthesis__flip": False, "synthesis__shift": 0}
-    plain |= {"views__count": 0, "views__flip": False, "views__shift": 0, "sampler__name": "uniform"}
-    plain |= {"schedule__evaluate_every": 1, "data__name": "none"}
-    return tiny.make_config(**plain | fields)
+    """The plain configuration of a run without data, judged after each round."""
+    return tiny.make_config(**{**tiny.PLAIN, "schedule__evaluate_every": 1, "data__name": "none", **fields})
 
 
 def distil(teacher, **options):

@@ -9,6 +9,7 @@ from calls import SMALL, distil, flat, small
 from ml_collections import ConfigDict
 
 import ssdkd_jax
+from ssdkd_jax import errors
 from ssdkd_jax.api import judges
 from ssdkd_jax.engine import parallel
 

@@ -98,7 +98,7 @@ def test_data_that_are_not_there_are_done_without(place):
     config = place / "mine.py"
     config.write_text(
         "from ssdkd_jax import config\n\n\ndef get_config():\n    c = config.default()\n"
-        "    c.data.update(name='fashion_mnist', folder='/nowhere')\n    return c\n"
+        "    c.data.update(name='fashion_mnist', folder='/nowhere')\n    c.views.count = 0\n    return c\n"
     )
     flags = [f"--config={config}", "--config.teacher.model=wrn10_1", "--config.synthesis.latent=8", *FIELDS]
     code, out, err = ssdkd(place, "distill", *flags, "--workdir=other")

@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 import ssdkd_jax
+from ssdkd_jax.api import rules
 
 MODULES = (
     "api.comparison",
@@ -24,6 +25,7 @@ MODULES = (
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rules, "BATCH", 16)  # of a config that nobody gives
     assert doctest.testmod(importlib.import_module(f"ssdkd_jax.{name}")).failed == 0
 
 

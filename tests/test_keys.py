@@ -112,7 +112,9 @@ def test_every_stage_of_a_run_takes_a_key_of_its_own(tmp_path, one_device, monke
     images, labels = np.zeros((18, *tiny.SHAPE), np.uint8), np.arange(18, dtype=np.int32) % tiny.CLASSES
     dataset = data.Dataset(images, labels, images, labels, tiny.CLASSES, *tiny.INPUTS[2:])
     short = dict(schedule__rounds=2, schedule__warmup=1, teacher__epochs=1, teacher__batch=16, yardstick_steps=1)
-    pipeline.run(tiny.make_config(student__update_bn=1, student__start="teacher", **short), dataset, tmp_path)
+    pipeline.run(
+        tiny.make_config(student__update_bn=1, student__start="teacher", **tiny.PLAIN, **short), dataset, tmp_path
+    )
     assert taken == set(keys.Stage)
 
 

@@ -47,7 +47,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_student_is_normalised_as_its_tea
     measured = []
     train = yardstick.train
     monkeypatch.setattr(yardstick, "train", lambda c, d, inputs, stop: measured.append(inputs) or train(c, d, inputs))
-    config = tiny.make_config(teacher__checkpoint=checkpoint, **SHORT)
+    config = tiny.make_config(teacher__checkpoint=checkpoint, **tiny.PLAIN, **SHORT)
     with pytest.raises(preemption.Preempted, match="after synthesis 0, and saved"):
         pipeline.run(config, dataset, tmp_path / "run", stop=lambda: True)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -174,7 +174,7 @@ def test_what_may_change_may_change_and_a_longer_run_says_so(used, dataset, one_
 
 
 def test_a_teacher_trained_under_other_settings_is_refused_before_anything_else(dataset, one_device, tmp_path):
-    config = tiny.make_config(teacher__epochs=1, teacher__batch=16, **RUN)
+    config = tiny.make_config(teacher__epochs=1, teacher__batch=16, **tiny.PLAIN, **RUN)
     pipeline.run(config, dataset, tmp_path)
     before = contents(tmp_path)
     for field, value in (("lr", 0.3), ("epochs", 2), ("flip", True)):

@@ -12,6 +12,16 @@ from ssdkd_jax.engine import loop
 
 SHAPE, CLASSES, BATCH, SLOTS = (8, 8, 1), 3, 16, 20
 INPUTS = build.Inputs(SHAPE, CLASSES, (0.4,), (0.3,))
+PLAIN = dict(  # what compiles fastest
+    student__attention=0.0,
+    synthesis__bn_past=0.0,
+    synthesis__flip=False,
+    synthesis__shift=0,
+    views__count=0,
+    views__flip=False,
+    views__shift=0,
+    sampler__name="uniform",
+)
 
 
 class Tiny(nn.Module):
