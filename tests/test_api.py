@@ -10,14 +10,13 @@ import threading
 import time
 from pathlib import Path
 
-import calls
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 import quick
 import tiny
-from calls import SMALL, distil, small
+from calls import SMALL, distil, flat, small
 from flax import nnx
 
 import ssdkd_jax
@@ -260,14 +259,20 @@ class Blocker:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocker())
-import numpy as np, jax.numpy as jnp, ssdkd_jax
+import flax.linen as nn, numpy as np, ssdkd_jax
+
+class Student(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+        return nn.Dense(3)(images.reshape(images.shape[0], -1))
+
 weights = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
 teacher = ssdkd_jax.Teacher.from_function(lambda w, x: x.reshape(len(x), -1) @ w, weights, image_shape=(8, 8, 1))
-config = ssdkd_jax.default_config(teacher, "wrn10_1")
+config = ssdkd_jax.default_config(teacher, Student())
 config.student.batch = config.synthesis.batch = 16
 config.synthesis.update(inner_steps=1, width=4, latent=8)
 config.buffer.size, config.schedule.distill_steps = 32, 1
-distilled = ssdkd_jax.distill(teacher, "wrn10_1", config, rounds=2, workdir="run")
+distilled = ssdkd_jax.distill(teacher, Student(), config, rounds=2, workdir="run")
 print(sorted(distilled.indicators))
 """
 
@@ -281,9 +286,10 @@ def test_a_run_without_data_imports_nothing_of_data(tmp_path):
 
 
 @pytest.mark.eight_devices
-def test_eight_devices_are_interrupted_and_go_on(teacher_variables, tmp_path, monkeypatch):
+def test_eight_devices_are_interrupted_and_go_on(rng, tmp_path, monkeypatch):
     tiny.use_devices(monkeypatch, 8)
-    teacher = calls.teacher(teacher_variables)
+    weights = rng.normal(size=(64, tiny.CLASSES)).astype(np.float32)
+    teacher = ssdkd_jax.Teacher.from_function(flat, weights, **SMALL)
     learn = functools.partial(ssdkd_jax.distill, teacher, Half(), config=small(schedule__evaluate_every=4))
     stopped = learn(workdir=tmp_path, on_round=interrupting(2))
     assert not stopped.finished and len(stopped.synthetic)

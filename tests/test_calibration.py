@@ -1,5 +1,7 @@
 """The student's BatchNorm statistics, renewed."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,8 @@ def test_each_batch_is_another_one_and_the_same_again_the_next_time(compiled):
 
     np.testing.assert_array_equal(of(3), of(3))
     means = np.array([statistics_of(parallel.to_host(state.student.variables), x)[0] for x in IMAGES])
-    steps = [of(number + 1) - 0.9 * of(number) for number in range(12)]
+    after = [of(number) for number in range(13)]
+    steps = [later - 0.9 * earlier for earlier, later in itertools.pairwise(after)]
     nearest = [np.abs(10 * step - means).sum(-1).argmin() for step in steps]
     assert len(set(nearest)) > 1
     for step, number in zip(steps, nearest, strict=True):

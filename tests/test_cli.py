@@ -100,7 +100,8 @@ def test_data_that_are_not_there_are_done_without(place):
         "from ssdkd_jax import config\n\n\ndef get_config():\n    c = config.default()\n"
         "    c.data.update(name='fashion_mnist', folder='/nowhere')\n    c.views.count = 0\n    return c\n"
     )
-    flags = [f"--config={config}", "--config.teacher.model=wrn10_1", "--config.synthesis.latent=8", *FIELDS]
+    flags = [f"--config={config}", "--config.teacher.model=wrn10_1", "--config.student.model=tiny:Linear", *FIELDS]
+    flags += ["--config.student.attention=0.0", "--config.synthesis.latent=8"]
     code, out, err = ssdkd(place, "distill", *flags, "--workdir=other")
     assert code == 1 and "No folder /nowhere" in err  # a teacher is to be trained on them
     code, out, err = ssdkd(place, "distill", *flags, "--config.teacher.checkpoint=teacher", "--workdir=other")

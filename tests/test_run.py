@@ -88,7 +88,7 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-RUN = SHORT | dict(yardstick_steps=0, schedule__rounds=3)
+RUN = tiny.PLAIN | SHORT | dict(yardstick_steps=0, schedule__rounds=3)
 OTHERS = {
     "seed = 0 there and 1 here": dict(seed=1),
     "student.lr = 0.05 there and 0.06 here": dict(student__lr=0.06),
@@ -174,7 +174,7 @@ def test_what_may_change_may_change_and_a_longer_run_says_so(used, dataset, one_
 
 
 def test_a_teacher_trained_under_other_settings_is_refused_before_anything_else(dataset, one_device, tmp_path):
-    config = tiny.make_config(teacher__epochs=1, teacher__batch=16, **tiny.PLAIN, **RUN)
+    config = tiny.make_config(teacher__epochs=1, teacher__batch=16, **RUN)
     pipeline.run(config, dataset, tmp_path)
     before = contents(tmp_path)
     for field, value in (("lr", 0.3), ("epochs", 2), ("flip", True)):
