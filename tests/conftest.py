@@ -4,6 +4,7 @@ By default they are eight fake devices on the CPU; `SSDKD_TEST_DEVICES` asks for
 `SSDKD_TEST_PLATFORM`, as JAX_PLATFORMS, for an accelerator.
 """
 
+import gc
 import os
 
 import quick
@@ -32,6 +33,8 @@ import pytest
 import tiny
 
 from ssdkd_jax.engine import loop, parallel
+
+gc.set_threshold(100_000)  # programs are many objects that stay, and are looked through at each collection
 
 
 def pytest_runtest_setup(item):
