@@ -74,10 +74,10 @@ def start(
         loss: (teacher logits, student logits) -> [B].
     """
     judging = np.arange(len(images)) % JUDGE == 0
-    answers = teacher.apply(teacher_variables, images[judging])
+    answers, student_apply = jax.jit(teacher.apply)(teacher_variables, images[judging]), jax.jit(student.apply)
 
     def judged(candidate: Variables) -> float:
-        return float(jnp.mean(loss(answers, student.apply(candidate, images[judging]))))
+        return float(jnp.mean(loss(answers, student_apply(candidate, images[judging]))))
 
     try:
         solved = solve(teacher, teacher_variables, student, variables, images[~judging])

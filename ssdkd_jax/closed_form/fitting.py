@@ -86,10 +86,11 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
 def set_norm(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values: Mapping[Node, Array]) -> None:
     """Let what scales and moves a map of the student do as the teacher's does with the one that it stands for.
 
-    Running statistics are the teacher's, moved and scaled by the ratio of the two maps' moments on the same images.
+    Running statistics are the teacher's, moved and scaled by the ratio of the two maps' moments at the same pixels.
     """
-    own = np.asarray(joint.layout.last(values[joint.value]), np.float64).reshape(-1, joint.channels)
-    mean, var = own.mean(0), own.var(0) + TINY
+    own = np.asarray(joint.layout.last(values[joint.value]))
+    own = taken(own, places(joint.resolution, len(own)))
+    mean, var = own.mean(0, dtype=np.float64), own.var(0, dtype=np.float64) + TINY
     mean_t, var_t = goal.rows.mean(0, dtype=np.float64), goal.rows.var(0, dtype=np.float64) + TINY
     ratio = np.ones(joint.channels)
     running = mean, var

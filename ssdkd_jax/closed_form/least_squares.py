@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -54,17 +52,12 @@ def moments(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
     for seen, wanted in parts:
         both = np.concatenate([seen, wanted], 1, dtype=np.float32)
         about = about if about.size else both.mean(0)
-        part = Moments(len(both), *(np.asarray(x, np.float64) for x in _products(both, about)), seen.shape[1])
+        both -= about
+        part = Moments(len(both), both.mean(0, dtype=np.float64), (both.T @ both) / len(both), seen.shape[1])
         found = found + part if found else part
     mean = found.mean + about
     square = found.square + np.outer(found.mean, about) + np.outer(about, mean)
     return found._replace(mean=mean, square=square)
-
-
-@jax.jit
-def _products(rows: jax.Array, about: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x = rows - about
-    return x.mean(0), jnp.matmul(x.T, x, precision="highest") / len(x)
 
 
 def solve(known: Moments, ridge: float, intercept: bool = True) -> tuple[np.ndarray, np.ndarray]:

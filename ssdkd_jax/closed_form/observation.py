@@ -15,7 +15,7 @@ from ssdkd_jax.closed_form.least_squares import pick
 from ssdkd_jax.closed_form.linear import Linear, Places
 from ssdkd_jax.types import Array
 
-ROWS, CHOICE = 60_000, 8000  # pixels of a least-squares problem, and of the choice of channels
+ROWS, CHOICE = 20_000, 8000  # pixels of a least-squares problem, and of the choice of channels
 
 
 class Seen(NamedTuple):

@@ -1,4 +1,4 @@
-"""Where images come from that are not data: jitted functions of a key, all of one contract.
+"""Where images come from that are not data: functions of a key, all of one contract, each compiled.
 
 A `Source` makes a fixed number of images: key -> [B, H, W, D] float32 in [0, 1].
 """
@@ -42,7 +42,6 @@ def stored(images: np.ndarray, count: int) -> Source:
 def mixture(sources: Sequence[Source]) -> Source:
     """The images of several sources, one after the other, each by a key of its own."""
 
-    @jax.jit
     def draw(key: Key) -> Array:
         keys = jax.random.split(key, len(sources))
         return jnp.concatenate([source(k) for source, k in zip(sources, keys, strict=True)])

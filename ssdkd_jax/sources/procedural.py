@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.sources import Source
 from ssdkd_jax.types import Array, Key
 
@@ -31,7 +32,7 @@ def source(count: int, shape: Shape) -> Source:
     ((10, 16, 16, 3), True)
     """
 
-    @jax.jit
+    @parallel.quick_jit
     def draw(key: Key) -> Array:
         *keys, order = jax.random.split(key, len(KINDS) + 1)
         each = -(-count // len(KINDS))
