@@ -25,6 +25,7 @@ from ssdkd_jax import (
 )
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
 from ssdkd_jax.errors import Faults
+from ssdkd_jax.models import shares
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
 
@@ -167,8 +168,7 @@ def resolved(config: ConfigDict) -> ConfigDict:
 
 def network(name: str, inputs: Inputs, axis: str | None = parallel.AXIS, compute: str = "float32") -> Network:
     """The classifier `name` for these inputs."""
-    module = models.by_name(name, inputs.classes)
-    return models.bind(module, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
+    return shares.named(name, inputs, axis, compute)
 
 
 def task(config: ConfigDict, classes: int) -> Task:
@@ -224,7 +224,7 @@ def job(
     """
     config, faults = resolved(config), Faults()
     chosen, steps, schedule = choices(config, inputs.classes), student_steps(config), config.schedule
-    learner = learner or network(chosen.student.model, inputs, axis, config.compute)
+    learner = learner or shares.student(chosen.student.model, inputs, teacher_network, axis, config.compute)
     hint, method = hints.none(), None
     with faults:
         checks.check(config, inputs, teacher_network, teacher_variables, learner)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import models, settings
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import Faults, InputError
+from ssdkd_jax.models import shares
 from ssdkd_jax.types import Inputs, Network, Variables
 
 
@@ -23,8 +24,9 @@ def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]
                 parallel.check_batch(name, values[name])
     for name in ("teacher.model", "student.model"):
         with faults:
-            if values[name] != models.OWN:
-                models.by_name(values[name], 2)
+            whole = name == "student.model" and shares.share_of(values[name]) is not None
+            if values[name] != models.OWN and not whole:
+                models.by_name(shares.base(values[name]), 2)
     underived = (name for name in sorted(read_fields - {"synthesis.bn"}) if values[name] is None)
     faults.extend(
         f"{name} = None is derived by some methods, and '{config.method.name}' is none of them; give it a value."

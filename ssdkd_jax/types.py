@@ -32,21 +32,19 @@ class Network(NamedTuple):
         init: key -> variables.
         apply: (variables, inputs) -> outputs, with the running BatchNorm statistics.
         train: (variables, inputs, key=None for layers that draw) -> (outputs, variables), with the batch's statistics.
+        narrower: (share, axis, compute) -> the same with that share of its channels; None where it cannot be made.
+        as_torch: variables -> its PyTorch state dict; None where at most its name says how.
     """
 
     init: Callable[[Key], Variables]
     apply: Callable[[Variables, Array], Array]
     train: Callable[..., tuple[Array, Variables]]
+    narrower: Callable[..., Network] | None = None
+    as_torch: Callable[[Variables], Mapping[str, Any]] | None = None
 
 
 class Inputs(NamedTuple):
-    """What a network takes.
-
-    Attributes:
-        image_shape: (H, W, D).
-        classes: C.
-        mean, std: normalisation, per channel.
-    """
+    """What a network takes: image_shape (H, W, D), classes C, and the mean and std of its channels' normalisation."""
 
     image_shape: tuple[int, int, int]
     classes: int

@@ -10,17 +10,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, presets
 from ssdkd_jax import config as settings
 from ssdkd_jax.api import rules, students, synthesis
 from ssdkd_jax.api.judges import Evaluate, judge_of
+from ssdkd_jax.api.students import Student
 from ssdkd_jax.api.synthesis import SyntheticSet
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.engine import checkpoint, hosts, loop, parallel
@@ -79,7 +78,7 @@ class Distilled:
 
 def distill(
     teacher: Teacher | str | Path,
-    student: str | nn.Module | nnx.Module,
+    student: Student,
     config: ConfigDict | str | None = None,
     *,
     task: str | None = None,
@@ -95,7 +94,8 @@ def distill(
 
     Args:
         teacher: or another classifier, or the folder of a saved one.
-        student: a name of the zoo, such as 'wrn10_1', or a flax module, linen or NNX.
+        student: a name of the zoo, such as 'wrn10_1'; a number between 0 and 1: its teacher's own network with that
+            share of its channels, see `models.shares`; or a flax module, linen or NNX.
         config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
             one of `ssdkd_jax.presets.PRESETS`; or None, which follows four rules, see `ssdkd_jax.default_config`.
         task: 'classification' or 'segmentation'; None: as the config says.
@@ -125,7 +125,7 @@ def distill(
     settings.check(original)
     whole = build.for_devices(original)
     readiness.conform(whole, teacher.inputs)
-    learner = None if isinstance(student, str) else students.handed_over(student, teacher.inputs, whole.compute)
+    learner = students.handed_over(student, teacher, whole.compute)
     folder, clock = Path(workdir) if workdir else None, progress.Stopwatch()
     with folders.claimed(folder) if folder and hosts.is_first() else contextlib.nullcontext():
         if folder:
@@ -157,12 +157,9 @@ def run_or_interrupted(
         return done, False
 
 
-def default_config(teacher: Teacher, student: str | nn.Module | nnx.Module, task: str = "classification") -> ConfigDict:
+def default_config(teacher: Teacher, student: Student, task: str = "classification") -> ConfigDict:
     """The config that `distill` follows where none is given; see `ssdkd_jax.api.rules` for its rules."""
-    if isinstance(student, str):
-        network = build.network(student, teacher.inputs, axis=None)
-    else:
-        network = students.bound(student, teacher.inputs, axis=None)
+    network = students.bound(student, teacher, axis=None)
     config = rules.config_for(teacher.inputs, teacher.network, network)
     config.task.name = task
     return config
@@ -170,7 +167,7 @@ def default_config(teacher: Teacher, student: str | nn.Module | nnx.Module, task
 
 def resolved(
     teacher: Teacher,
-    student: str | nn.Module | nnx.Module,
+    student: Student,
     config: ConfigDict | str | None,
     task: str | None,
     seed: int | None,
@@ -187,8 +184,8 @@ def resolved(
     else:
         raise InputError(f"config is a {type(config).__name__}; give a ConfigDict, the name of a method, or None.")
     found = synthesis.prepared(found, task, seed)
-    if isinstance(student, str):
-        found.student.model = student
+    if isinstance(student, str | float | int):
+        found.student.model = str(student)
     with found.ignore_type():
         found.schedule.rounds = found.schedule.rounds if rounds is None else rounds
     if isinstance(rounds, int):

@@ -1,4 +1,4 @@
-"""The student, where it is a flax module of the caller's own."""
+"""The student: a name, a share of its teacher's channels, or a flax module of the caller's own."""
 
 from __future__ import annotations
 
@@ -11,38 +11,50 @@ from ssdkd_jax.api.teachers import name_of
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import nnx_module
-from ssdkd_jax.models import conformance
+from ssdkd_jax.interop.saved import Classifier
+from ssdkd_jax.models import conformance, shares
 from ssdkd_jax.run import identity, pipeline
 from ssdkd_jax.types import Inputs, Network
 
+Student = str | float | nn.Module | nnx.Module
 
-def bound(
-    student: nn.Module | nnx.Module, inputs: Inputs, compute: str = "float32", axis: str | None = parallel.AXIS
-) -> Network:
-    """A student that was handed over, as functions of its variables.
+
+def bound(student: Student, teacher: Classifier, compute: str = "float32", axis: str | None = parallel.AXIS) -> Network:
+    """A student as functions of its variables.
 
     Raises:
-        InputError: for what is no flax module.
+        InputError: for what is no student; or as `shares.student`.
     """
+    inputs = teacher.inputs
+    if isinstance(student, str | float | int):
+        return shares.student(str(student), inputs, teacher.network, axis, compute)
     if isinstance(student, nn.Module):
         return models.bind(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)
     if isinstance(student, nnx.Module):
         return nnx_module.network(student, inputs.image_shape, inputs.mean, inputs.std, axis, compute)[0]
     raise InputError(
-        f"The student is a {type(student).__name__}; give a name of the zoo, such as 'wrn10_1', or a flax module."
+        f"The student is a {type(student).__name__}; give a name of the zoo, such as 'wrn10_1', a share of its "
+        "teacher's channels, such as 0.5, or a flax module."
     )
 
 
-def handed_over(student: nn.Module | nnx.Module, inputs: Inputs, compute: str) -> pipeline.Learner:
-    """A student that is a flax module, looked at first.
+def handed_over(student: Student, teacher: Classifier, compute: str) -> pipeline.Learner | None:
+    """A student that no name of the zoo makes, looked at first: a flax module, or a share of such a teacher.
 
     Raises:
         InputError: a line for each reason for which it cannot learn.
     """
-    network, name = bound(student, inputs, compute), name_of(student)
+    inputs = teacher.inputs
+    if isinstance(student, nn.Module | nnx.Module):
+        network, name = bound(student, teacher, compute), name_of(student)
+        told = digest(student, network, inputs)
+    elif shares.share_of(student) is not None:  # the teacher's digest and the share tell it from others
+        network, name, told = bound(student, teacher, compute), shares.student_name(str(student), teacher.name), ""
+    else:
+        return None
     if faults := conformance.check(network, inputs.image_shape, name):
         raise InputError("\n".join(faults))
-    return pipeline.Learner(name, network, digest(student, network, inputs))
+    return pipeline.Learner(name, network, told)
 
 
 def digest(student: nn.Module | nnx.Module, network: Network, inputs: Inputs) -> str:

@@ -16,7 +16,7 @@ from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import nnx_module, notes, saved, torch_import
 from ssdkd_jax.interop.saved import Classifier
-from ssdkd_jax.models import conformance, observe
+from ssdkd_jax.models import conformance, observe, shares
 from ssdkd_jax.report import progress
 from ssdkd_jax.types import Array, Inputs, Network, Variables
 
@@ -86,7 +86,7 @@ class Teacher(Classifier):
         size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         found = torch_import.load(path, size, model)
         inputs = _inputs((*size, found.channels), mean, std, unusual_normalisation, found.classes)
-        network = models.bind(models.by_name(found.model, found.classes), inputs.image_shape, inputs.mean, inputs.std)
+        network = shares.named(found.model, inputs)
         return cls._looked_at(network, found.variables, inputs, found.model)
 
     @classmethod

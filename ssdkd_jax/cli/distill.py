@@ -36,7 +36,11 @@ SAME = {"teacher": "teacher.checkpoint", "student": "student.model"}
 def launch() -> None:
     """Define the flags, parse them, and run."""
     flags.DEFINE_string("teacher", None, "Folder of the saved teacher; the same as --config.teacher.checkpoint.")
-    flags.DEFINE_string("student", None, "Name of the student; the same as --config.student.model.")
+    flags.DEFINE_string(
+        "student",
+        None,
+        "Name of the student, or a share of its teacher's channels, 0.5; the same as --config.student.model.",
+    )
     flags.DEFINE_enum("clock", "wall", list(progress.CLOCKS), SECONDS)
     preemption.install()
     shared.launch(main, documented=sys.modules[__name__], prepared=with_config)

@@ -32,5 +32,6 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_bytes(path, program)
         return f"{images} images [B, {', '.join(map(str, inputs.image_shape))}]"
-    torch_files.write(path, torch_layout.to_torch(variables, torch_layout.of(name)))
+    as_torch = network.as_torch or (lambda weights: torch_layout.to_torch(weights, torch_layout.of(name)))
+    torch_files.write(path, as_torch(variables))
     return f"(images - mean) / std with mean {list(inputs.mean)} and std {list(inputs.std)}"

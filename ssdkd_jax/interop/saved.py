@@ -19,6 +19,7 @@ from ssdkd_jax.errors import InputError, MissingError
 from ssdkd_jax.interop import export, nnx_module, notes
 from ssdkd_jax.interop.images import as_float
 from ssdkd_jax.interop.notes import make as note
+from ssdkd_jax.models import shares
 from ssdkd_jax.types import Array, Inputs, Network, Variables
 
 __all__ = ["Classifier", "load", "load_for", "note", "save"]
@@ -94,11 +95,11 @@ class Classifier:
         """
         if ":" not in self.name:
             try:
-                models.by_name(self.name, self.classes)
+                models.by_name(shares.base(self.name), self.classes)
             except InputError as error:
                 raise InputError(
                     f"The network '{self.name}' is no flax module, so its arrays alone do not make it anew; make it "
-                    "again from what it was made of, or export it as .stablehlo."
+                    "again from what it was made of, or export it."
                 ) from error
         found = note(self.name, self.inputs, meant=True)
         if ":" in self.name:
@@ -132,6 +133,14 @@ def save(folder: str | Path, variables: Variables, note: dict[str, Any]) -> None
     checkpoint.save(folder, 0, dict(variables), note, keep=1)
 
 
+def keep(classifier: Classifier, folder: Path) -> None:
+    """Save it in `folder`; one that came as a PyTorch module as a state dict beside it, `folder`.safetensors."""
+    if classifier.network.as_torch:
+        classifier.export(folder.with_suffix(".safetensors"))
+    else:
+        classifier.save(folder)
+
+
 def load(folder: str | Path, model: str | nn.Module | nnx.Module | None = None, compute: str = "float32") -> Classifier:
     """The model saved in `folder`.
 
@@ -160,8 +169,8 @@ def load(folder: str | Path, model: str | nn.Module | nnx.Module | None = None, 
     if isinstance(model, nnx.Module):
         network, _ = nnx_module.network(model, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
     else:
-        module = model if isinstance(model, nn.Module) else models.by_name(note["model"], inputs.classes)
-        network = models.bind(module, inputs.image_shape, inputs.mean, inputs.std, compute=compute)
+        module = model if isinstance(model, nn.Module) else None
+        network = shares.named(note["model"], inputs, None, compute, module)
     restored = checkpoint.restore(folder, jax.eval_shape(network.init, jax.random.key(0)))
     if restored is None:  # deleted in the meantime
         raise missing
@@ -193,7 +202,7 @@ def _check_name(folder: str | Path, found: str, named: str | None) -> None:
             f"'{folder}' holds the model '{found}', not of this package; name it in the call (--model), or "
             "give the flax module itself."
         )
-    if named not in (None, found):
+    if named not in (None, found, shares.base(found)):
         raise InputError(
             f"'{folder}' holds a '{found}', not the '{named}' that was named; name '{found}' (teacher.model, --model), "
             "or give another folder."

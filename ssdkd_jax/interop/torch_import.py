@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import jax
 
-from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_deeplab, torch_files, torch_keys, torch_layout
-from ssdkd_jax.models import deeplab, resnet, vgg
-from ssdkd_jax.types import Variables
+from ssdkd_jax.models import deeplab, resnet, shares, vgg
+from ssdkd_jax.types import Inputs, Variables
 
 
 class Imported(NamedTuple):
@@ -58,7 +57,7 @@ def load(path: str | Path, image_size: Sequence[int] = (32, 32), model: str | No
     classes, channels = sizes(state, name)
     if min(classes, channels) < 1:
         raise InputError(f"'{path}' has {classes} classes and {channels} channels; use another copy of it.")
-    network = models.bind(models.by_name(name, classes), (*image_size, channels))
+    network = shares.named(name, Inputs((*image_size, channels), classes, (0.0,), (1.0,)))
     try:
         variables = torch_layout.from_torch(state, jax.eval_shape(network.init, jax.random.key(0)), layout)
     except ValueError as error:

@@ -25,6 +25,7 @@ from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.models import conformance, deeplab, mobilenetv2, resnet, vgg, wrn
 from ssdkd_jax.models.dcgan import Generator
+from ssdkd_jax.models.widths import narrowed
 from ssdkd_jax.types import Array, Key, Network, Variables
 
 __all__ = ["Generator", "bind", "by_name", "conformance", "flops", "frozen", "parameter_count", "size"]
@@ -152,7 +153,10 @@ def bind(
         outputs, updated = synced.apply(*arguments(variables, inputs), True, mutable=["batch_stats"], rngs=rngs)
         return losses.widened(outputs), {**variables, **updated}
 
-    return Network(init, apply, train)
+    def narrower(share: float, axis: str | None, compute: str) -> Network:
+        return bind(narrowed(module, share, input_shape), input_shape, mean, std, axis, compute)
+
+    return Network(init, apply, train, narrower)
 
 
 def frozen(apply: Callable[[Variables, Array], Array], variables: Variables) -> Network:

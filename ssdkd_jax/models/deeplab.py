@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from ssdkd_jax.models import mobilenetv2, resnet
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3, he_normal
+from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
 
 
@@ -28,18 +29,21 @@ class ResNet(nn.Module):
         width: of the first group, a quarter of its output.
         output_stride: pixels per feature; a group that would exceed it is dilated instead. At least 4.
         norm: the BatchNorm.
+        share: of the channels of all layers.
     """
 
     blocks: tuple[int, ...]
     width: int
     output_stride: int
     norm: partial
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, D] -> [B, H / output_stride, W / output_stride, 4 width 2^(groups - 1)]."""
         stem = partial(nn.Conv, kernel_size=(7, 7), strides=(2, 2), padding=((3, 3), (3, 3)), use_bias=False)
-        x = nn.relu(self.norm(name="bn1")(stem(self.width, kernel_init=he_normal, name="conv1")(x)))
+        stem = partial(stem, channels(self.width, self.share), kernel_init=he_normal)
+        x = nn.relu(self.norm(name="bn1")(stem(name="conv1")(x)))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         reached, dilation = 4, 1
         for group, blocks in enumerate(self.blocks):
@@ -49,7 +53,8 @@ class ResNet(nn.Module):
             reached *= stride
             for index in range(blocks):
                 here = (stride, before) if index == 0 else (1, dilation)
-                block = partial(resnet.Block, self.width << group, here[0], True, self.norm, here[1])
+                width = channels(self.width << group, self.share)
+                block = partial(resnet.Block, width, here[0], True, self.norm, here[1])
                 x = block(name=f"layer{group + 1}_{index}")(x)
         return x
 
@@ -65,6 +70,7 @@ class MobileNetV2(nn.Module):
         dilate_later: whether a group that is dilated for its stride keeps the dilation before it
             throughout (DFAD), rather than in its first block alone (CMI).
         pad_stem, pad_first: where zeros are added, see `mobilenetv2.Block`.
+        share: of the channels of all layers.
     """
 
     groups: tuple[tuple[int, int, int, int], ...]
@@ -74,12 +80,14 @@ class MobileNetV2(nn.Module):
     dilate_later: bool = False
     pad_stem: bool = True
     pad_first: bool = True
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, D] -> [B, H / output_stride, W / output_stride, features of the last group]."""
         padding = ((1, 1), (1, 1)) if self.pad_stem else "VALID"
-        x = nn.relu6(self.norm(name="stem_bn")(Conv3x3(self.stem, strides=(2, 2), padding=padding, name="stem")(x)))
+        stem = partial(Conv3x3, channels(self.stem, self.share), strides=(2, 2), padding=padding)
+        x = nn.relu6(self.norm(name="stem_bn")(stem(name="stem")(x)))
         reached, dilation, number = 2, 1, 0
         for expansion, features, blocks, stride in self.groups:
             before = dilation
@@ -89,7 +97,8 @@ class MobileNetV2(nn.Module):
             for index in range(blocks):
                 number += 1
                 here = before if index == 0 or self.dilate_later else dilation
-                block = partial(mobilenetv2.Block, features, stride if index == 0 else 1, expansion, self.norm, here)
+                width, step = channels(features, self.share), stride if index == 0 else 1
+                block = partial(mobilenetv2.Block, width, step, expansion, self.norm, here)
                 x = block(self.pad_first, name=f"block{number}")(x)
         return x
 
@@ -126,11 +135,12 @@ class DeepLabV3(nn.Module):
     """Backbone, pyramid, a 3x3 and a 1x1 convolution, and bilinear interpolation to the image; without dropout.
 
     Attributes:
-        backbone: called as backbone(norm=..., name=...), of `ResNet` or `MobileNetV2`.
+        backbone: called as backbone(norm=..., share=..., name=...), of `ResNet` or `MobileNetV2`.
         rates: of the pyramid.
         features: of the pyramid and the head.
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+        share: of the channels of all layers but the last.
     """
 
     backbone: Callable[..., nn.Module]
@@ -138,6 +148,7 @@ class DeepLabV3(nn.Module):
     features: int
     classes: int
     axis_name: str | None = None
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -148,9 +159,10 @@ class DeepLabV3(nn.Module):
         """
         check_images(images, 16, "DeepLabV3")
         norm = batch_norm(train, self.axis_name)
-        x = self.backbone(norm=norm, name="backbone")(images)
-        x = Pyramid(self.features, self.rates, norm, name="pyramid")(x)
-        x = nn.relu(norm(name="head_bn")(Conv3x3(self.features, name="head")(x)))
+        features = channels(self.features, self.share)
+        x = self.backbone(norm=norm, share=self.share, name="backbone")(images)
+        x = Pyramid(features, self.rates, norm, name="pyramid")(x)
+        x = nn.relu(norm(name="head_bn")(Conv3x3(features, name="head")(x)))
         x = nn.Conv(self.classes, (1, 1), kernel_init=he_normal, name="classifier")(x)
         return jax.image.resize(x, (x.shape[0], *images.shape[1:3], self.classes), "bilinear")
 

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3
+from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
 
 GROUPS = (  # expansion, features, blocks, stride of the first
@@ -63,10 +64,12 @@ class MobileNetV2(nn.Module):
     Attributes:
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+        share: of the channels of all layers but the last.
     """
 
     classes: int
     axis_name: str | None = None
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -77,12 +80,13 @@ class MobileNetV2(nn.Module):
         """
         check_images(images, 8, "MobileNetV2")
         norm, block = batch_norm(train, self.axis_name), 0
-        x = nn.relu6(norm(name="stem_bn")(Conv3x3(32, strides=(2, 2), name="stem")(images)))
+        x = nn.relu6(norm(name="stem_bn")(Conv3x3(channels(32, self.share), strides=(2, 2), name="stem")(images)))
         for expansion, features, blocks, stride in GROUPS:
             for index in range(blocks):
                 block += 1
-                x = Block(features, stride if index == 0 else 1, expansion, norm, name=f"block{block}")(x)
-        x = nn.relu6(norm(name="head_bn")(Conv1x1(1280, name="head")(x)))
+                width = channels(features, self.share)
+                x = Block(width, stride if index == 0 else 1, expansion, norm, name=f"block{block}")(x)
+        x = nn.relu6(norm(name="head_bn")(Conv1x1(channels(1280, self.share), name="head")(x)))
         return nn.Dense(self.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
 
 

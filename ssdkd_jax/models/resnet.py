@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3
+from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
 
 
@@ -44,12 +45,14 @@ class ResNet(nn.Module):
         bottleneck: whether a block is a bottleneck.
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+        share: of the channels of all layers but the last.
     """
 
     blocks: tuple[int, ...]
     bottleneck: bool
     classes: int
     axis_name: str | None = None
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -60,11 +63,12 @@ class ResNet(nn.Module):
         """
         check_images(images, 8, "ResNet")
         norm = batch_norm(train, self.axis_name)
-        x = nn.relu(norm(name="bn1")(Conv3x3(64, name="conv1")(images)))
+        x = nn.relu(norm(name="bn1")(Conv3x3(channels(64, self.share), name="conv1")(images)))
         for group, blocks in enumerate(self.blocks):
             for index in range(blocks):
                 stride = 2 if group > 0 and index == 0 else 1
-                x = Block(64 << group, stride, self.bottleneck, norm, name=f"layer{group + 1}_{index}")(x)
+                width = channels(64 << group, self.share)
+                x = Block(width, stride, self.bottleneck, norm, name=f"layer{group + 1}_{index}")(x)
         return nn.Dense(self.classes, name="linear")(jnp.mean(x, axis=(1, 2)))
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssdkd_jax.models.layers import Conv3x3, batch_norm, check_images
+from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
 
 
@@ -21,11 +22,13 @@ class VGG(nn.Module):
         widths: of the convolutions, block by block.
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+        share: of the channels of all layers but the last.
     """
 
     widths: tuple[tuple[int, ...], ...]
     classes: int
     axis_name: str | None = None
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -39,7 +42,7 @@ class VGG(nn.Module):
         pooled = (0, 1, 2, 3) if images.shape[1] == 64 else (0, 1, 2)
         for block, widths in enumerate(self.widths):
             for index, features in enumerate(widths):
-                x = Conv3x3(features, use_bias=True, name=f"block{block}_conv{index}")(x)
+                x = Conv3x3(channels(features, self.share), use_bias=True, name=f"block{block}_conv{index}")(x)
                 x = nn.relu(norm(name=f"block{block}_bn{index}")(x))
             if block in pooled:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))

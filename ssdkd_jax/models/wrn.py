@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm
+from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
 
 
@@ -38,12 +39,14 @@ class WideResNet(nn.Module):
         width: the widening factor.
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
+        share: of the channels of all layers but the last.
     """
 
     depth: int
     width: int
     classes: int
     axis_name: str | None = None
+    share: float = 1.0
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -58,11 +61,12 @@ class WideResNet(nn.Module):
         if images.shape[1] % 4 or images.shape[2] % 4:
             raise InputError(f"WRN takes image sizes divisible by 4, not {images.shape[1:3]}.")
         norm = batch_norm(train, self.axis_name)
-        x = Conv3x3(16, name="conv1")(images)
+        x = Conv3x3(channels(16, self.share), name="conv1")(images)
         for group, features in enumerate((16, 32, 64)):
             for index in range(blocks):
                 stride = 2 if group > 0 and index == 0 else 1
-                x = Block(features * self.width, stride, norm, name=f"block{group + 1}_layer{index}")(x)
+                width = channels(features * self.width, self.share)
+                x = Block(width, stride, norm, name=f"block{group + 1}_layer{index}")(x)
         x = nn.relu(norm(name="bn1")(x))
         return nn.Dense(self.classes, name="fc")(jnp.mean(x, axis=(1, 2)))
 

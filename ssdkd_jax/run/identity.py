@@ -32,7 +32,15 @@ MAY_CHANGE: Mapping[str, str] = {  # when a run goes on
     "teacher.checkpoint": "where the same weights lie",
 }
 OF_TEACHER = ("seed", "compute", "data.name", "data.crop", "task.name")
-OUTPUTS = ("summary.json", "student", "synthetic.png", "histograms.png", "shown.npz", "accuracy.png")
+OUTPUTS = (
+    "summary.json",
+    "student",
+    "student.safetensors",
+    "synthetic.png",
+    "histograms.png",
+    "shown.npz",
+    "accuracy.png",
+)
 
 
 def of_run(config: ConfigDict) -> Settings:

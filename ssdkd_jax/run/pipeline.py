@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax import config as settings
 from ssdkd_jax.engine import calibration, dispatch, files, hosts, loop, parallel
+from ssdkd_jax.interop import saved
 from ssdkd_jax.interop.saved import Classifier
+from ssdkd_jax.models import shares
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import (
     distillation,
@@ -152,7 +154,8 @@ def prepare(
         fresh=indicators.make(job, config.seed),
         preview=pictures.previewer(job, variables),
     )
-    name, told = (learner.name, learner.digest) if learner else (config.student.model, "")
+    named = shares.student_name(config.student.model, teacher.name)
+    name, told = (learner.name, learner.digest) if learner else (named, "")
     of_run = identity.of(config, teacher.variables, teacher.inputs, told)
     return Prepared(config, teacher, variables, teacher_scores, job, judge, judges, name, of_run)
 
@@ -208,7 +211,7 @@ def keep(
         dataset: for the yardsticks, and for pictures of real images.
     """
     config, teacher, student, score = prepared.config, prepared.teacher, outcome.student, prepared.judge.score
-    student.save(workdir / "student")
+    saved.keep(student, workdir / "student")
     found = dict(outcome.found)
     if dataset is not None:
         found |= yardsticks(config, dataset, teacher, score, clock, stop)
@@ -238,4 +241,4 @@ def yardsticks(
     if not config.yardstick_steps:
         return {}
     with clock("yardstick"):
-        return {f"real_subset_{score}": yardstick.train(config, dataset, teacher.inputs, stop)}
+        return {f"real_subset_{score}": yardstick.train(config, dataset, teacher, stop)}

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import supervised
 from ssdkd_jax.errors import Faults, gathered
-from ssdkd_jax.models import conformance
+from ssdkd_jax.models import conformance, shares
 from ssdkd_jax.run import evaluation, yardstick
 from ssdkd_jax.run import teacher as teachers
 from ssdkd_jax.types import Inputs
@@ -42,7 +42,8 @@ def ready(config: ConfigDict, dataset: Dataset, workdir: Path) -> np.ndarray:
 def conform(config: ConfigDict, inputs: Inputs) -> None:
     """Raise InputError, a line a fault, where a model of one's own does not serve; the zoo's are known to."""
     faults = Faults()
-    for name in sorted({config.teacher.model, config.student.model}):
+    student = shares.student_name(config.student.model, config.teacher.model)
+    for name in sorted({config.teacher.model, student}):
         if ":" in name:
             network = build.network(name, inputs, None, config.compute)
             faults.extend(conformance.check(network, inputs.image_shape, name))

@@ -12,26 +12,29 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
+from ssdkd_jax.interop.saved import Classifier
+from ssdkd_jax.models import shares
 from ssdkd_jax.run import evaluation
-from ssdkd_jax.types import Inputs
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
 
 
-def train(config: ConfigDict, dataset: Dataset, inputs: Inputs, stop: Callable[[], bool] = dispatch.never) -> float:
+def train(
+    config: ConfigDict, dataset: Dataset, teacher: Classifier, stop: Callable[[], bool] = dispatch.never
+) -> float:
     """Score of the student trained on as many real images, evenly over classes, as the buffer holds.
 
     Args:
         config: with global batches, see `build.for_devices`.
-        inputs: of the distilled student.
+        teacher: of the distilled student, which takes the same images.
         stop: asked between dispatches.
 
     Raises:
         Preempted: where `stop` said so.
     """
-    task = build.task(config, inputs.classes)
-    network = build.network(config.student.model, inputs, compute=config.compute)
+    task = build.task(config, teacher.classes)
+    network = shares.student(config.student.model, teacher.inputs, teacher.network, compute=config.compute)
     recipe = build.yardstick_recipe(config)
     key = keys.of_seed(config.seed)
     key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.YARDSTICK_INIT, Stage.YARDSTICK_TRAINING))
