@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,10 +18,11 @@ from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import notes
 from ssdkd_jax.interop.images import check_shape
+from ssdkd_jax.interop.torch_graph import narrower as narrowing
 from ssdkd_jax.interop.torch_graph import program as programs
-from ssdkd_jax.interop.torch_graph import trace
-from ssdkd_jax.interop.torch_graph.program import REMEDY, line
-from ssdkd_jax.types import Array, Network, Variables
+from ssdkd_jax.interop.torch_graph import trace, training
+from ssdkd_jax.interop.torch_graph.program import REMEDY, Program, line
+from ssdkd_jax.types import Array, Key, Network, Variables
 
 if TYPE_CHECKING:
     import torch
@@ -56,15 +58,50 @@ def network(
     inputs = ((images - shift) / scale).transpose(0, 3, 1, 2)
     expected = _answer(frozen, inputs)
     program, variables = trace.traced(frozen, inputs)
+    found = _network(program, variables, image_shape, shift, scale)
+    _compare(type(module).__name__, found.apply, variables, images, np.moveaxis(expected, 1, -1))
+    return found._replace(init=models.frozen(found.apply, variables).init), variables
 
-    def apply(variables: Variables, images: Array) -> Array:
+
+def _network(
+    program: Program,
+    variables: Variables,
+    image_shape: Sequence[int],
+    shift: Array,
+    scale: Array,
+    axis: str | None = None,
+) -> Network:
+    """A program as a network.
+
+    Args:
+        variables: of its shapes; what belongs to no layer begins as it is there.
+        shift, scale: of its normalisation.
+        axis: pmap axis over which its BatchNorms average in training.
+    """
+
+    def inputs(images: Array) -> Array:
         check_shape(images.shape, image_shape)
-        inputs = jnp.asarray((images - shift) / scale, jnp.float32)
-        logits = programs.run(program, variables, jnp.moveaxis(inputs, -1, 1))
+        return jnp.moveaxis(jnp.asarray((images - shift) / scale, jnp.float32), -1, 1)
+
+    def answer(logits: Array) -> Array:
         return jnp.moveaxis(logits, 1, -1).astype(jnp.float32)
 
-    _compare(type(module).__name__, apply, variables, images, np.moveaxis(expected, 1, -1))
-    return models.frozen(apply, variables), variables
+    def init(key: Key) -> Variables:
+        return training.initial(program, variables, key)
+
+    def apply(variables: Variables, images: Array) -> Array:
+        return answer(programs.run(program, variables, inputs(images)))
+
+    def train(variables: Variables, images: Array, key: Key | None = None) -> tuple[Array, Variables]:
+        logits, updated = training.train(program, variables, inputs(images), axis)
+        return answer(logits), updated
+
+    def narrower(share: float, axis: str | None, compute: str) -> Network:
+        """In float32, as the teacher itself."""
+        fewer = narrowing.narrowed(program, variables, (image_shape[-1], *image_shape[:-1]), share)
+        return _network(*fewer, image_shape, shift, scale, axis)
+
+    return Network(init, apply, train, narrower, partial(programs.state_dict, program))
 
 
 def _examples(image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,6 +60,8 @@ class Program(NamedTuple):
         constants: arrays by the name of the value.
         images: the name of the input.
         logits: what it returns.
+        keys: the key in PyTorch's state dict of each of these paths; of a tensor under several names, all of them.
+        rest: what else that state dict holds, by key.
     """
 
     steps: Sequence[Step]
@@ -66,10 +69,26 @@ class Program(NamedTuple):
     constants: Mapping[str, np.ndarray]
     images: str
     logits: Value
+    keys: Mapping[tuple[str, ...], Sequence[str]]
+    rest: Mapping[str, np.ndarray]
 
 
 def run(program: Program, variables: Variables, images: Array) -> Array:
     """What the program returns; its layers report what they take in, see `observe.report`.
+
+    Args and raises: as `values`.
+    """
+    return values(program, variables, images)[program.logits.name]
+
+
+def state_dict(program: Program, variables: Variables) -> dict[str, np.ndarray]:
+    """These variables as the state dict of the program's PyTorch module."""
+    arrays = {key: np.asarray(_at(variables, path)) for path, keys in program.keys.items() for key in keys}
+    return {**arrays, **program.rest}
+
+
+def values(program: Program, variables: Variables, images: Array) -> dict[str, Any]:
+    """All values of the program, by name; some are numbers, some lists of arrays.
 
     Args:
         images: as its PyTorch module takes them, normalised and channels first.
@@ -77,19 +96,20 @@ def run(program: Program, variables: Variables, images: Array) -> Array:
     Raises:
         InputError: for an operator that fails, with its place.
     """
-    values = {program.images: images, **{name: jnp.asarray(x) for name, x in program.constants.items()}}
-    values |= {name: _at(variables, path) for name, path in program.weights.items()}
+    found = {program.images: images, **{name: jnp.asarray(x) for name, x in program.constants.items()}}
+    found |= {name: _at(variables, path) for name, path in program.weights.items()}
     for step in program.steps:
-        args, kwargs = replaced(step.args, values.__getitem__), replaced(step.kwargs, values.__getitem__)
+        args, kwargs = replaced(step.args, found.__getitem__), replaced(step.kwargs, found.__getitem__)
         if step.layer is not None:
             _report(step.layer, **kwargs)
         try:
-            values[step.name] = step.function(*args, **kwargs)
+            with jax.named_scope(step.place):
+                found[step.name] = step.function(*args, **kwargs)
         except Exception as error:
             raise InputError(
                 f"The operator {step.operator} in {step.place} fails in jax ({line(error)}); {REMEDY}."
             ) from error
-    return values[program.logits.name]
+    return found
 
 
 def called(function: Callable[..., Any], given: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -77,7 +77,27 @@ def traced(module: torch.nn.Module, inputs: np.ndarray) -> tuple[Program, Variab
         leaves[weights[name]] = array
     (images,) = exported.graph_signature.user_inputs
     variables = {"params": {}, **unflatten_dict(dict(sorted(leaves.items())))}
-    return Program(steps, weights, constants, images, logits), variables
+    keys, rest = _stored(module, {targets[name]: path for name, path in weights.items()})
+    return Program(steps, weights, constants, images, logits, keys, rest), variables
+
+
+def _stored(
+    module: torch.nn.Module, paths: Mapping[str, tuple[str, ...]]
+) -> tuple[dict[tuple[str, ...], list[str]], dict[str, np.ndarray]]:
+    """The keys of a module's state dict by the path of the variable that each holds, and what no variable holds.
+
+    Args:
+        paths: of the variables, by one of their keys.
+    """
+    state = module.state_dict()
+    same = {(x.data_ptr(), x.shape): paths[key] for key, x in state.items() if key in paths}
+    keys, rest = dict[tuple[str, ...], list[str]](), {}
+    for key, x in state.items():
+        if path := same.get((x.data_ptr(), x.shape)):
+            keys.setdefault(path, []).append(key)
+        else:
+            rest[key] = x.detach().cpu().numpy().copy()
+    return keys, rest
 
 
 def _check_known(name: str, steps: Sequence[Step]) -> None:
