@@ -34,11 +34,13 @@ class Operation(NamedTuple):
         equation: what is computed.
         inputs: nodes, or numbers that stand in the program.
         outputs: what it makes.
+        place: the names of the scopes that it stands in, as jax.named_scope gives them.
     """
 
     equation: JaxprEqn
     inputs: tuple[Any, ...]
     outputs: tuple[Node, ...]
+    place: str = ""
 
     @property
     def name(self) -> str:
@@ -149,8 +151,8 @@ class Writer:
         self._count += 1
         return Node(self._count, tuple(shape))
 
-    def written(self, jaxpr: Jaxpr, consts: Sequence[Array], inputs: Sequence[Any]) -> list[Any]:
-        """Write the equations of `jaxpr` for these inputs; its outputs."""
+    def written(self, jaxpr: Jaxpr, consts: Sequence[Array], inputs: Sequence[Any], place: str = "") -> list[Any]:
+        """Write the equations of `jaxpr`, which stands in a place, for these inputs; its outputs."""
         constants = [self.node(x.aval.shape) for x in jaxpr.constvars]
         self.constants.update(zip(constants, consts, strict=True))
         found = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
@@ -160,11 +162,12 @@ class Writer:
 
         for eqn in jaxpr.eqns:
             arguments, called = [value(x) for x in eqn.invars], next(_called(eqn), None)
+            here = "/".join(filter(None, (place, str(eqn.source_info.name_stack))))
             if called is not None:
-                outputs = self.written(called.jaxpr, called.consts, arguments)
+                outputs = self.written(called.jaxpr, called.consts, arguments, here)
             else:
                 outputs = [self.node(x.aval.shape) for x in eqn.outvars]
-                self.operations.append(Operation(eqn, tuple(arguments), tuple(outputs)))
+                self.operations.append(Operation(eqn, tuple(arguments), tuple(outputs), here))
             found.update(zip(eqn.outvars, outputs, strict=True))
         return [value(x) for x in jaxpr.outvars]
 

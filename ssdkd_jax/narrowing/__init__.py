@@ -19,7 +19,7 @@ from ssdkd_jax.closed_form.graph import Node, Writer
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.models.widths import channels
 from ssdkd_jax.narrowing import rules
-from ssdkd_jax.narrowing.elements import FIXED, Axes, Elements, fixed
+from ssdkd_jax.narrowing.elements import FIXED, Elements, fixed
 from ssdkd_jax.types import Array, Variables
 
 __all__ = ["Kept", "kept"]
@@ -74,7 +74,7 @@ def kept(
     values = jax.tree.unflatten(jax.tree.structure(returned), found)
     for axis in jax.tree.leaves(logits(values)):
         elements.fix(axis)
-    mask = _mask(elements.sets(), leaves, share)
+    mask = _mask(elements.sets(), [axis for one in axes.values() for axis in one], share)
     if mask.all():
         raise InputError(_refusal(elements, share))
     masks = [[tuple(mask[axis] for axis in one) for one in many] for many in (leaves, found)]
@@ -86,13 +86,16 @@ def values_of(returned: Any, masks: Sequence[tuple[np.ndarray, ...]]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(returned), masks)
 
 
-def _mask(sets: np.ndarray, leaves: Sequence[Axes], share: float) -> np.ndarray:
-    """Whether each element is kept."""
-    met: dict[int, list[tuple[int, int, int]]] = {}
-    for leaf, axes in enumerate(leaves):
-        for place, axis in enumerate(axes):
-            for one, times in zip(*np.unique(sets[axis], return_counts=True), strict=True):
-                met.setdefault(int(one), []).append((leaf, place, int(times)))
+def _mask(sets: np.ndarray, axes: Sequence[np.ndarray], share: float) -> np.ndarray:
+    """Whether each element is kept.
+
+    Args:
+        axes: of all weights and values.
+    """
+    met: dict[int, list[tuple[int, int]]] = {}
+    for place, axis in enumerate({id(axis): axis for axis in axes}.values()):
+        for one, times in zip(*np.unique(sets[axis], return_counts=True), strict=True):
+            met.setdefault(int(one), []).append((place, int(times)))
     met.pop(int(sets[FIXED]), None)
     kinds: dict[tuple, list[int]] = {}
     first = dict(zip(*np.unique(sets, return_index=True), strict=True))

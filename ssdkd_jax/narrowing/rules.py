@@ -39,7 +39,7 @@ def _single(elements: Elements, axis: np.ndarray) -> np.ndarray:
 def hold(elements: Elements, operation: Operation, axis: np.ndarray) -> None:
     """Keep all elements of an axis, and note on whose behalf."""
     if axis.any():
-        elements.held.append((operation.name, str(operation.equation.source_info.name_stack)))
+        elements.held.append((operation.name, operation.place))
         elements.fix(axis)
 
 
@@ -50,11 +50,13 @@ def _unknown(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> 
 
 
 def _elementwise(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
-    arrays = [one for one in axes if one] or [()]
-    for other in arrays[1:]:
-        for one, two in zip(arrays[0], other, strict=True):
-            elements.tie(one, two)
-    return [arrays[0]] * len(operation.outputs)
+    made = list(fixed(operation.outputs[0].shape))
+    for place, size in enumerate(operation.outputs[0].shape):
+        first, *others = [one[place] for one in axes if one and len(one[place]) == size]
+        for other in others:
+            elements.tie(first, other)
+        made[place] = first
+    return [tuple(made)] * len(operation.outputs)
 
 
 def _broadcast(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:

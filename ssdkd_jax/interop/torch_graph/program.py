@@ -83,7 +83,7 @@ def run(program: Program, variables: Variables, images: Array) -> Array:
 
 def state_dict(program: Program, variables: Variables) -> dict[str, np.ndarray]:
     """These variables as the state dict of the program's PyTorch module."""
-    arrays = {key: np.asarray(_at(variables, path)) for path, keys in program.keys.items() for key in keys}
+    arrays = {key: np.array(_at(variables, path)) for path, keys in program.keys.items() for key in keys}
     return {**arrays, **program.rest}
 
 
