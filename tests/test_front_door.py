@@ -18,6 +18,7 @@ from flax import nnx
 import ssdkd_jax
 from ssdkd_jax import cli, config, models, settings
 from ssdkd_jax.interop import notes, saved
+from ssdkd_jax.models import shares
 from ssdkd_jax.types import Inputs
 
 ROOT = Path(__file__).parents[1]
@@ -218,9 +219,9 @@ def small(teacher, student, **options):
 def untaught(teacher, student, **options):
     """What stands for `distill` where a test has no time for it: a student that has learnt nothing."""
     inspect.signature(DISTILL).bind(teacher, student, **options)
-    network = models.bind(models.by_name(student, teacher.classes), teacher.image_shape, teacher.mean, teacher.std)
+    network, name = shares.student(str(student), teacher.inputs, teacher.network, None), str(student)
     variables = jax.jit(network.init)(jax.random.key(0))
-    return SimpleNamespace(student=ssdkd_jax.Classifier(network, variables, teacher.inputs, student), finished=True)
+    return SimpleNamespace(student=ssdkd_jax.Classifier(network, variables, teacher.inputs, name), finished=True)
 
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["made", "taught"])

@@ -194,6 +194,12 @@ def test_what_cannot_be_narrowed_is_told_in_one_sentence_with_its_place(module, 
     assert str(told.value).endswith(".") and "\n" not in str(told.value)
 
 
+def interrupted(rounds, metrics):
+    if rounds == 1:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_teacher_teaches_its_own_network_narrower_and_pytorch_takes_it(tmp_path):
     teacher = ssdkd_jax.Teacher.from_torch_module(nets.randomised(Flat(6)), image_shape=SHAPE, mean=MEAN, std=STD)
     config = ssdkd_jax.default_config(teacher, 0.5)
@@ -208,7 +214,9 @@ def test_a_teacher_teaches_its_own_network_narrower_and_pytorch_takes_it(tmp_pat
     with torch.no_grad():
         assert nets.close(student(images), own(nets.prepared(torch.from_numpy(images), MEAN, STD)).numpy())
     assert (tmp_path / "run" / "student.safetensors").is_file()
-    again = ssdkd_jax.distill(teacher, 0.5, config, workdir=tmp_path / "run")
+    cut = ssdkd_jax.distill(teacher, 0.5, config, workdir=tmp_path / "cut", on_round=interrupted)
+    again = ssdkd_jax.distill(teacher, 0.5, config, workdir=tmp_path / "cut")
+    assert not cut.finished and again.finished
     jax.tree.map(np.testing.assert_array_equal, student.variables, again.student.variables)
     with pytest.raises(InputError, match=r"student.model = 0.5 there and 0.25 here"):
         ssdkd_jax.distill(teacher, 0.25, config, workdir=tmp_path / "run")
