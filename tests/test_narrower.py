@@ -12,7 +12,7 @@ from ssdkd_jax import closed_form, models, narrowing
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved, torch_import, torch_layout
 from ssdkd_jax.models import shares, widths
-from ssdkd_jax.narrowing import rules
+from ssdkd_jax.narrowing import regrouping
 from ssdkd_jax.run import pipeline
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.types import Inputs, named_leaves
@@ -179,5 +179,5 @@ def test_what_is_tied_is_kept_or_dropped_together():
 
 
 def test_shapes_are_cut_into_the_least_runs_of_axes():
-    assert list(rules.blocks((2, 1, 6), (2, 6, 1))) == [([0], [0]), ([2], [1])]
-    assert list(rules.blocks((4, 3, 5), (2, 6, 5))) == [([0, 1], [0, 1]), ([2], [2])]
+    assert list(regrouping.blocks((2, 1, 6), (2, 6, 1))) == [([0], [0]), ([2], [1])]
+    assert list(regrouping.blocks((4, 3, 5), (2, 6, 5))) == [([0, 1], [0, 1]), ([2], [2])]

@@ -39,7 +39,7 @@ def bound(student: Student, teacher: Classifier, compute: str = "float32", axis:
 
 
 def handed_over(student: Student, teacher: Classifier, compute: str) -> pipeline.Learner | None:
-    """A student that no name of the zoo makes, looked at first: a flax module, or a share of such a teacher.
+    """A student that is not of the zoo, looked at first: a flax module, or a share of a teacher that is not.
 
     Raises:
         InputError: a line for each reason for which it cannot learn.
@@ -48,10 +48,10 @@ def handed_over(student: Student, teacher: Classifier, compute: str) -> pipeline
     if isinstance(student, nn.Module | nnx.Module):
         network, name = bound(student, teacher, compute), name_of(student)
         told = digest(student, network, inputs)
-    elif shares.share_of(student) is not None:  # the teacher's digest and the share tell it from others
-        network, name, told = bound(student, teacher, compute), shares.student_name(str(student), teacher.name), ""
-    else:
+    elif shares.share_of(student) is None or models.of_zoo(shares.base(teacher.name)):
         return None
+    else:  # the teacher's digest and the share tell it from others
+        network, name, told = bound(student, teacher, compute), shares.student_name(str(student), teacher.name), ""
     if faults := conformance.check(network, inputs.image_shape, name):
         raise InputError("\n".join(faults))
     return pipeline.Learner(name, network, told)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -96,10 +96,13 @@ def _network(
         logits, updated = training.train(program, variables, inputs(images), axis)
         return answer(logits), updated
 
+    @cache
+    def fewer(share: float) -> tuple[Program, Variables]:
+        return narrowing.narrowed(program, variables, (image_shape[-1], *image_shape[:-1]), share)
+
     def narrower(share: float, axis: str | None, compute: str) -> Network:
         """In float32, as the teacher itself."""
-        fewer = narrowing.narrowed(program, variables, (image_shape[-1], *image_shape[:-1]), share)
-        return _network(*fewer, image_shape, shift, scale, axis)
+        return _network(*fewer(share), image_shape, shift, scale, axis)
 
     return Network(init, apply, train, narrower, partial(programs.state_dict, program))
 

@@ -60,12 +60,17 @@ def by_name(name: str, classes: int) -> nn.Module:
         return made(classes=classes)
     if name in ZOO:
         return ZOO[name](classes=classes)
-    if re.fullmatch(r"wrn[0-9]+_[0-9]+", name):
+    if of_zoo(name):
         return wrn.WideResNet(*_wrn_size(name), classes=classes)
     if name == OWN:
         raise InputError("The model 'own' was handed over in Python; name it as 'package.module:Class' here.")
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
     raise InputError(f"Unknown model '{name}'; did you mean '{near}'? Known: {', '.join(NAMES)} (any wrnDEPTH_WIDTH).")
+
+
+def of_zoo(name: str) -> bool:
+    """Whether a name is one of the zoo's, and not of a network of one's own."""
+    return name in ZOO or re.fullmatch(r"wrn[0-9]+_[0-9]+", name) is not None
 
 
 def _wrn_size(name: str) -> tuple[int, int]:
