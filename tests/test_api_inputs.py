@@ -55,7 +55,7 @@ class Wrong(nn.Module):
         (lambda t: distil(t, config="sskd"), "method = 'sskd' is not one of .* did you mean 'ssdkd'"),
         (lambda t: distil(t, config={"seed": 1}), "config is a dict; give a ConfigDict"),
         (lambda t: ssdkd_jax.distill(t, "wrn10-1", small()), "Unknown model 'wrn10-1'; did you mean 'wrn10_1'"),
-        (lambda t: ssdkd_jax.distill(t, 3, small()), "The student is a int; give a name of the zoo"),
+        (lambda t: ssdkd_jax.distill(t, 3, small()), "The student 3 is no share of its teacher's channels"),
         (lambda t: ssdkd_jax.distill(t, Wrong(), small()), "student .* answers 4 classes but the teacher 3"),
         (lambda t: ssdkd_jax.distill(t, tiny.Careless(3), small()), "Model 'tiny:Careless': "),
         (lambda t: ssdkd_jax.distill("nowhere", "wrn10_1"), "No saved model in 'nowhere'"),

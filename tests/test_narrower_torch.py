@@ -104,11 +104,26 @@ class Attention(nn.Module):
         return self.head((x + self.back(F.gelu(self.wide(x)))).mean(1))
 
 
+class Padded(nn.Module):
+    """A shortcut that pads channels, pixels that were channels, and a transposed convolution."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 2 * width, 3, 2, 1)
+        self.up, self.deep = nn.ConvTranspose2d(2 * width, width, 2, 2), nn.Conv2d(width, 4 * width, 3, padding=1)
+        self.head, self.width = nn.Linear(width, 5), width
+
+    def forward(self, x):
+        x, half = F.relu(self.first(x)), self.width // 2
+        x = F.relu(self.second(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half)))
+        return self.head(F.pixel_shuffle(self.deep(self.up(x)), 2).mean((2, 3)))
+
+
 def converted(module):
     return torch_module.network(nets.randomised(module), SHAPE, MEAN, STD)
 
 
-@pytest.mark.parametrize(("kind", "width"), [(Flat, 6), (Residual, 8), (Shuffled, 8), (Attention, 8)])
+@pytest.mark.parametrize(("kind", "width"), [(Flat, 6), (Residual, 8), (Shuffled, 8), (Attention, 8), (Padded, 8)])
 def test_half_of_a_module_is_pytorchs_own_module_of_half_its_widths(kind, width):
     network, _ = converted(kind(width))
     narrow = network.narrower(0.5, None, "float32")

@@ -60,7 +60,8 @@ def network(
     program, variables = trace.traced(frozen, inputs)
     found = _network(program, variables, image_shape, shift, scale)
     _compare(type(module).__name__, found.apply, variables, images, np.moveaxis(expected, 1, -1))
-    return found._replace(init=models.frozen(found.apply, variables).init), variables
+    frozen_network = models.frozen(found.apply, variables)
+    return frozen_network._replace(narrower=found.narrower, as_torch=found.as_torch), variables
 
 
 def _network(

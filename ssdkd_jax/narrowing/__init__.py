@@ -74,7 +74,8 @@ def kept(
     values = jax.tree.unflatten(jax.tree.structure(returned), found)
     for axis in jax.tree.leaves(logits(values)):
         elements.fix(axis)
-    mask = _mask(elements.sets(), [axis for one in axes.values() for axis in one], share)
+    of_values, of_leaves = ([axis for one in many for axis in one] for many in (axes.values(), leaves))
+    mask = _mask(elements.sets(), [*of_values, *elements.parts], of_leaves, share)
     if mask.all():
         raise InputError(_refusal(elements, share))
     masks = [[tuple(mask[axis] for axis in one) for one in many] for many in (leaves, found)]
@@ -86,12 +87,14 @@ def values_of(returned: Any, masks: Sequence[tuple[np.ndarray, ...]]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(returned), masks)
 
 
-def _mask(sets: np.ndarray, axes: Sequence[np.ndarray], share: float) -> np.ndarray:
-    """Whether each element is kept.
+def _mask(sets: np.ndarray, axes: Sequence[np.ndarray], of_leaves: Sequence[np.ndarray], share: float) -> np.ndarray:
+    """Whether each element is kept; what no weight has is.
 
     Args:
-        axes: of all weights and values.
+        axes: of all weights and values, and parts of them.
+        of_leaves: of the weights alone.
     """
+    weighed = np.unique(sets[np.concatenate(of_leaves)]) if of_leaves else ()
     met: dict[int, list[tuple[int, int]]] = {}
     for place, axis in enumerate({id(axis): axis for axis in axes}.values()):
         for one, times in zip(*np.unique(sets[axis], return_counts=True), strict=True):
@@ -99,7 +102,7 @@ def _mask(sets: np.ndarray, axes: Sequence[np.ndarray], share: float) -> np.ndar
     met.pop(int(sets[FIXED]), None)
     kinds: dict[tuple, list[int]] = {}
     first = dict(zip(*np.unique(sets, return_index=True), strict=True))
-    for one in sorted(met, key=first.__getitem__):
+    for one in sorted(met.keys() & {*map(int, weighed)}, key=first.__getitem__):
         kinds.setdefault(tuple(met[one]), []).append(one)
     dropped = [one for kind in kinds.values() for one in kind[channels(len(kind), share) :]]
     return ~np.isin(sets, dropped)

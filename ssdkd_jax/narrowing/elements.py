@@ -14,10 +14,12 @@ class Elements:
     """Numbers the elements of axes, and ties those that are kept or dropped together.
 
     Attributes:
+        parts: runs of elements that differ from others although no value holds them alone.
         held: what ties elements to `FIXED` although they might be channels: an operation, and where it stands.
     """
 
     def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
         self.held: list[tuple[str, str]] = []
         self._count = 1
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []

@@ -112,7 +112,19 @@ def _windows(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> 
 
 
 def _pad(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
-    return _where([not any(one) for one in operation.equation.params["padding_config"]], elements, operation, axes)
+    """Channels that are added stand beside those that are there."""
+    made, shape = list(fixed(operation.outputs[0].shape)), operation.outputs[0].shape
+    for place, (axis, config) in enumerate(zip(axes[0], operation.equation.params["padding_config"], strict=True)):
+        if axis.any() and min(config) >= 0 and not config[2]:
+            (added,) = elements.axes((shape[place],))
+            elements.tie(added[config[0] :][: len(axis)], axis)
+            elements.parts += [added[: config[0]], added[config[0] + len(axis) :]]
+            made[place] = added
+        elif any(config):
+            hold(elements, operation, axis)
+        else:
+            made[place] = axis
+    return [tuple(made)]
 
 
 def _along(name: str) -> Rule:
@@ -170,9 +182,9 @@ def _conv(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> lis
     if params["batch_group_count"] > 1:
         return _unknown(elements, operation, axes)
     spec, groups = params["dimension_numbers"], params["feature_group_count"]
-    for axes_of, places in ((images, spec.lhs_spec[2:]), (kernel, spec.rhs_spec[2:])):
-        for place in places:
-            hold(elements, operation, axes_of[place])
+    for in_images, in_kernel in zip(spec.lhs_spec[2:], spec.rhs_spec[2:], strict=True):
+        hold(elements, operation, images[in_images])
+        elements.fix(kernel[in_kernel])
     seen, inner, outer = images[spec.lhs_spec[1]], kernel[spec.rhs_spec[1]], kernel[spec.rhs_spec[0]]
     if groups > 1 and len(inner) == 1:  # a filter of each channel
         elements.tie(outer.reshape(groups, -1), seen[:, None])

@@ -132,6 +132,16 @@ def _narrow(step: Step, masks: Mapping[str, Any]) -> Step:
     return _with(step, start=int(mask[:start].sum()), length=int(mask[start : start + length].sum()))
 
 
+def _padded(step: Step, masks: Mapping[str, Any]) -> Step:
+    """Of padding: as many channels as are kept of those that it adds."""
+    pads = list(step.kwargs["pad"])
+    for place, mask in zip(range(0, len(pads), 2), reversed(masks[step.name]), strict=False):
+        low, high = pads[place : place + 2]
+        if not mask.all():
+            pads[place : place + 2] = int(mask[:low].sum()), int(mask[len(mask) - high :].sum())
+    return _with(step, pad=pads)
+
+
 def _grouped(step: Step, masks: Mapping[str, Any]) -> Step:
     """Of a convolution: a filter of each channel stays one."""
     seen = masks[step.kwargs["input"].name][1]
@@ -146,5 +156,6 @@ REWRITES: dict[str, Rewrite] = {
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _parts),
     **dict.fromkeys(("slice", "select"), _span),
     "narrow": _narrow,
+    **dict.fromkeys(("pad", "constant_pad_nd"), _padded),
     **{f"{kind}{n}d": _grouped for kind in ("conv", "conv_transpose") for n in (1, 2, 3)},
 }
