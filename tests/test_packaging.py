@@ -41,6 +41,7 @@ ASKED = {
     "data.load('scenes')": "sklearn",
     "data.load('cifar10')": "array_record",
     "data.load('fashion_mnist')": "array_record",
+    "data.load('fashion_colour')": "array_record",
     "data.load('nyuv2')": "tensorflow_datasets",
 }
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssdkd_jax import settings
-from ssdkd_jax.data import scenes
+from ssdkd_jax.data import coloured, scenes
 from ssdkd_jax.errors import InputError, MissingError, needs
 
 SCENES = {"train": 4500, "test": 500}
@@ -46,9 +46,9 @@ def load(name: str, folder: str = "") -> Dataset:
     """The data set `name`.
 
     Args:
-        name: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'scenes' or 'nyuv2'.
-        folder: for fashion_mnist, the folder of the IDX .gz files; otherwise, and for
-            fashion_mnist without such files, the tfds data directory ('' is tfds's own).
+        name: 'digits', 'fashion_mnist', 'cifar10', 'cifar100', 'fashion_colour', 'scenes' or 'nyuv2'.
+        folder: for fashion_mnist and fashion_colour, the folder of the IDX .gz files; otherwise, and for
+            these two without such files, the tfds data directory ('' is tfds's own).
             For scenes, '' takes the items from digits, any other folder from fashion_mnist.
 
     Raises:
@@ -114,6 +114,14 @@ def cifar100(folder: str = "") -> Dataset:
     return _from_tfds("cifar100", folder, "label", 100, (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 
 
+def fashion_colour(folder: str = "") -> Dataset:
+    """Fashion-MNIST in colour on patterned grounds, 60,000 + 10,000 images 32x32x3, made on the fly."""
+    items = fashion_mnist(folder)
+    train, test = (coloured.make(images, seed) for seed, images in enumerate((items.train_images, items.test_images)))
+    moments = (0.3626, 0.3639, 0.3628), (0.2574, 0.2583, 0.2580)
+    return Dataset(train, items.train_labels, test, items.test_labels, items.classes, *moments)
+
+
 def scattered(folder: str = "") -> Dataset:
     """Scenes 64x64x1 of digits, or of Fashion-MNIST where `folder` holds it; 4,500 to train and 500 to test.
 
@@ -146,6 +154,7 @@ _LOADERS = {
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
+    "fashion_colour": fashion_colour,
     "scenes": scattered,
     "nyuv2": indoor,
 }
