@@ -1,4 +1,4 @@
-"""VGG with BatchNorm (Simonyan & Zisserman, ICLR 2015) for small images: global pooling and one linear layer."""
+"""VGG (Simonyan & Zisserman, ICLR 2015) for small images: global pooling, one linear layer, mostly BatchNorm."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class VGG(nn.Module):
         classes: C.
         axis_name: pmap axis over which BatchNorm averages its statistics, or None.
         share: of the channels of all layers but the last.
+        norm: whether there is BatchNorm.
     """
 
     widths: tuple[tuple[int, ...], ...]
     classes: int
     axis_name: str | None = None
     share: float = 1.0
+    norm: bool = True
 
     @nn.compact
     def __call__(self, images: Array, train: bool) -> Array:
@@ -43,7 +45,7 @@ class VGG(nn.Module):
         for block, widths in enumerate(self.widths):
             for index, features in enumerate(widths):
                 x = Conv3x3(channels(features, self.share), use_bias=True, name=f"block{block}_conv{index}")(x)
-                x = nn.relu(norm(name=f"block{block}_bn{index}")(x))
+                x = nn.relu(norm(name=f"block{block}_bn{index}")(x) if self.norm else x)
             if block in pooled:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
         return nn.Dense(self.classes, name="classifier")(jnp.mean(x, axis=(1, 2)))
