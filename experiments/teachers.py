@@ -55,7 +55,7 @@ class Kind(NamedTuple):
     dataset: str
     model: str
     seen: int
-    lr: float = 0.2
+    lr: float = 0.1
     tuning: bool = False
 
 
