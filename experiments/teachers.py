@@ -117,13 +117,13 @@ def train(workdir: Path, name: str, kind: Kind) -> dict[str, Any]:
     """Train a teacher, save it, and tell how it went.
 
     Raises:
-        InputError: where it is there, but has seen another number of images.
+        InputError: where it is there, but was made otherwise.
     """
     path = workdir / f"{name}.json"
     if path.exists():
         told = json.loads(path.read_text())
-        if told["seen"] != kind.seen:
-            raise InputError(f"{path} has seen {told['seen']} images, not {kind.seen}; choose another --workdir.")
+        if (then := Kind(*(told[field] for field in Kind._fields))) != kind:
+            raise InputError(f"{path} tells of a {then}, not a {kind}; choose another --workdir.")
         return told
     images, start = dataset(kind.dataset), time.perf_counter()
     epochs = math.ceil(kind.seen / len(images.train_images))
