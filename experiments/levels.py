@@ -94,13 +94,15 @@ def plot(path: Path, runs: Runs, levels: Sequence[float]) -> None:
     axes = figure.subplots()
     for index, (name, of_seeds) in enumerate(runs.items()):
         style = "--" if of_seeds[0]["side"] == "peer" else "-"
-        for number, run in enumerate(of_seeds):
+        for number, run in enumerate(run for run in of_seeds if run["curve"]):
             points = [(point["seconds"], 100 * point["accuracy"]) for point in run["curve"]]
             label = "_" if number else name
-            axes.plot(*zip(*points or [(float("nan"),) * 2], strict=True), style, color=f"C{index}", label=label, lw=1)
+            axes.plot(*zip(*points, strict=True), style, color=f"C{index}", label=label, linewidth=1)
     for level in levels:
         axes.axhline(100 * level, color="gray", linestyle=":", linewidth=0.8)
-    axes.set(xscale="log", xlabel="seconds since the start of the process, evaluation left out")
+    if any(run["curve"] for of_seeds in runs.values() for run in of_seeds):
+        axes.set(xscale="log")
+        figure.legend(loc="outside right upper", fontsize=8)
+    axes.set(xlabel="seconds since the start of the process, evaluation left out")
     axes.set(ylabel="accuracy on real test images, %")
-    figure.legend(loc="outside right upper", fontsize=8)
     plots.write(path, figure)

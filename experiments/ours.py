@@ -12,6 +12,7 @@ from ssdkd_jax.engine import environment
 
 environment.prepare()
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -56,10 +57,8 @@ def run(folder: Path) -> None:
 
     judged = prepared.judges._replace(scores=scored, fresh=lambda *_: {})
     watchers = distillation.Watchers(stop=meter.over, on_round=on_round)
-    try:
+    with contextlib.suppress(preemption.Preempted):  # the meter's stop
         pipeline.start(prepared._replace(judges=judged), None, clock, watchers)
-    except preemption.Preempted as stopped:
-        print(f"Over after {meter.seconds:.1f} s: {stopped}", flush=True)
     settings = {**original.to_dict(), "seconds_by_stage": clock.seconds}
     meters.close(folder, job, meter, settings, [name for name in machine.versions() if name != "python"])
 
