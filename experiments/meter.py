@@ -40,7 +40,8 @@ class Meter:
 
     def __init__(self, started: float, levels: Sequence[float], budget: float, now: Callable[[], float] = time.time):
         self.started, self.highest, self.budget, self.now = started, max(levels), budget, now
-        self.outside_seconds, self.curve = 0.0, []
+        self.outside_seconds = 0.0
+        self.curve: list[dict[str, float]] = []
 
     @property
     def seconds(self) -> float:

@@ -11,7 +11,6 @@ import time
 from itertools import count
 from pathlib import Path
 
-import compare_pytorch
 import levels
 import meter
 import numpy as np
@@ -19,6 +18,7 @@ import ours
 import pytest
 import test_scripts
 import tiny
+import turns
 
 from ssdkd_jax import models
 from ssdkd_jax.errors import InputError
@@ -71,18 +71,18 @@ def test_the_meter_stands_still_outside_and_ends_the_run_at_the_highest_level_or
 
 
 def test_the_runs_alternate_seed_by_seed():
-    known = compare_pytorch.variants(tiny.make_config(), [256, 128], every=4)
+    known = turns.variants(tiny.make_config(), [256, 128], every=4)
     names = ["peer_256", "ours", "peer_128", "ours_random_start", "ours_fast_dfkd"]
     assert [variant.name for variant in known] == names
-    order = [(variant.name, seed) for variant, seed in compare_pytorch.planned(known, [], 2)]
+    order = [(variant.name, seed) for variant, seed in turns.planned(known, [], 2)]
     assert order == [(name, seed) for seed in range(2) for name in names]
-    assert [variant.name for variant, _ in compare_pytorch.planned(known, ["ours", "peer_128"], 1)] == names[1:3]
+    assert [variant.name for variant, _ in turns.planned(known, ["ours", "peer_128"], 1)] == names[1:3]
     with pytest.raises(InputError, match="'theirs'; known are peer_256, ours,"):
-        compare_pytorch.planned(known, ["theirs"], 1)
+        turns.planned(known, ["theirs"], 1)
 
 
 def test_the_variants_of_ours_differ_in_start_and_method_alone():
-    configs = {v.name: v.config for v in compare_pytorch.variants(tiny.make_config(), [8], every=4) if v.config}
+    configs = {v.name: v.config for v in turns.variants(tiny.make_config(), [8], every=4) if v.config}
     starts = {name: config.student.start for name, config in configs.items()}
     assert starts == {"ours": "teacher", "ours_random_start": "random", "ours_fast_dfkd": "teacher"}
     assert configs["ours_fast_dfkd"].method.name == "fast_dfkd"
@@ -164,7 +164,7 @@ def test_the_peer_has_the_teacher_s_logits_and_its_student_learns(tmp_path):
         done = subprocess.run(command, env={**os.environ, meter.STARTED: str(time.time())}, capture_output=True)
         assert not done.returncode, done.stderr.decode()
         if words:
-            assert float(done.stdout.split()[-1]) < compare_pytorch.CLOSE
+            assert float(done.stdout.split()[-1]) < turns.CLOSE
     found = json.loads((tmp_path / "run.json").read_text())
     assert [point["steps"] for point in found["curve"]] == [2, 4]
     assert found["settings"]["g_steps"] == 5 and found["settings"]["batch_size"] == 8
