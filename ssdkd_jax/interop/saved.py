@@ -99,7 +99,7 @@ class Classifier:
             except InputError as error:
                 raise InputError(
                     f"The network '{self.name}' is no flax module, so its arrays alone do not make it anew; make it "
-                    "again from what it was made of, or export it."
+                    "again from what it was made of, or export it as .stablehlo."
                 ) from error
         found = note(self.name, self.inputs, meant=True)
         if ":" in self.name:
