@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import plans
 import runs
 import tables
 from absl import flags
@@ -75,7 +76,7 @@ def compare(workdir: Path, config: ConfigDict, methods: Sequence[str], seeds: in
     """
     if config.method.name != "ssdkd":
         raise InputError(f"The config is already that of '{config.method.name}'; name it without a method.")
-    config = runs.configured(config, yardstick_steps=0, measure_unit=False)
+    config = plans.configured(config, yardstick_steps=0, measure_unit=False)
     config.teacher.checkpoint = str(runs.train_teacher(workdir, config).resolve())
     asked = [(budget, name) for budget in map(parsed, budgets) for name in budget.methods or methods]
     paces = measured(workdir, config, dict.fromkeys(name for budget, name in asked if budget.timed))
@@ -106,7 +107,7 @@ def parsed(text: str) -> Budget:
 
 def of_method(config: ConfigDict, name: str, seed: int) -> ConfigDict:
     """`config` with another method and seed."""
-    return presets.apply(runs.configured(config, seed=seed), name)
+    return presets.apply(plans.configured(config, seed=seed), name)
 
 
 def finished(workdir: Path) -> dict[str, dict[str, list[dict]]]:
@@ -140,7 +141,7 @@ def fitted(config: ConfigDict, budget: Budget, pace: Pace | None) -> ConfigDict:
         warmup = plan.warmup
         rounds = warmup + max(1, round(budget.amount / plan.distill_steps))
     every = max(1, (rounds - warmup) // POINTS)
-    return runs.configured(config, schedule__rounds=rounds, schedule__warmup=warmup, schedule__evaluate_every=every)
+    return plans.configured(config, schedule__rounds=rounds, schedule__warmup=warmup, schedule__evaluate_every=every)
 
 
 def measured(workdir: Path, config: ConfigDict, methods: Iterable[str]) -> dict[str, Pace]:
@@ -153,7 +154,7 @@ def measured(workdir: Path, config: ConfigDict, methods: Iterable[str]) -> dict[
     rounds = {name: 2 + max(1, min(12, 100 // each.schedule.distill_steps)) for name, each in chosen.items()}
     short = dict(schedule__warmup=1, schedule__evaluate_every=1)
     planned = [
-        runs.Run(f"pace/{name}", runs.configured(each, schedule__rounds=rounds[name], **short))
+        runs.Run(f"pace/{name}", plans.configured(each, schedule__rounds=rounds[name], **short))
         for name, each in chosen.items()
     ]
     paces = {}

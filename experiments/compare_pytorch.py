@@ -21,7 +21,6 @@ leaves run.json; comparison.md and comparison.png are written anew after each.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -29,17 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plans
 import turns
 from absl import flags
 from ml_collections import ConfigDict
 
 from ssdkd_jax import data, settings
 from ssdkd_jax.cli import launch
-from ssdkd_jax.engine import files
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.interop.saved import Classifier
-from ssdkd_jax.run import evaluation, identity
+from ssdkd_jax.run import evaluation
 
 PEER = flags.DEFINE_string("peer", None, "Folder of a clone of zju-vipa/Fast-Datafree.")
 TAG = flags.DEFINE_string("tag", "wrn-5", "--log_tag of a line of the peer's scripts/fast_cifar.sh.")
@@ -59,10 +58,10 @@ def main() -> None:
     if not config.teacher.checkpoint:
         raise InputError("No teacher is named; give --config.teacher.checkpoint=FOLDER.")
     batches = numbers(BATCHES, int, 1, math.inf)
-    workdir.mkdir(parents=True, exist_ok=True)
-    claim(workdir, {**settings.flat(config), **asked()})
+    shared = asked()
+    plans.claim(workdir, {**settings.flat(config), **shared})
     stay_on(THREADS.value)
-    job = {**asked(), **inputs_of(workdir, config), "peer": peer}
+    job = {**shared, **inputs_of(workdir, config), "peer": peer}
     turns.check_peer(workdir, job)
     known = turns.variants(config, batches, EVERY.value)
     for variant, seed in turns.planned(known, VARIANTS.value, SEEDS.value):
@@ -94,30 +93,18 @@ def numbers(flag: flags.FlagHolder, read: Callable[[str], float], least: float, 
     raise InputError(f"--{flag.name}={','.join(flag.value)} is no list of {asked_for}; give {','.join(flag.default)}.")
 
 
-def claim(workdir: Path, plan: dict[str, Any]) -> None:
-    """Keep the plan in its folder.
-
-    Raises:
-        InputError: where the folder holds another.
-    """
-    path = workdir / "plan.json"
-    if path.exists():
-        identity.check(json.loads(path.read_text()), plan, workdir, "choose another --workdir")
-    files.write_json(path, plan)
-
-
 def stay_on(threads: int) -> None:
     """Keep this process, and what it starts, on so many processors where the system can do that.
 
     Raises:
         InputError: where there are fewer.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not plans.LINUX:
         return
     allowed = sorted(os.sched_getaffinity(0))
     if threads > len(allowed):
         raise InputError(f"--threads={threads}, but this process may use {len(allowed)} processors; give at most that.")
-    os.sched_setaffinity(0, allowed[:threads])
+    plans.stay_on(allowed[:threads])
 
 
 def inputs_of(workdir: Path, config: ConfigDict) -> dict[str, Any]:

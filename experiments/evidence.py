@@ -20,6 +20,7 @@ from pathlib import Path
 
 import benchmark
 import numpy as np
+import plans
 import runs
 import tables
 from absl import flags
@@ -48,7 +49,7 @@ def with_steps(config: ConfigDict, steps: int) -> ConfigDict:
     if not steps:
         return config
     plan = config.schedule
-    return runs.configured(config, schedule__rounds=plan.warmup + max(1, round(steps / plan.distill_steps)))
+    return plans.configured(config, schedule__rounds=plan.warmup + max(1, round(steps / plan.distill_steps)))
 
 
 def the_benchmark(workdir: Path, config: ConfigDict) -> None:
@@ -62,7 +63,7 @@ def seeds_of(workdir: Path, config: ConfigDict, variants: Mapping[str, ConfigDic
     """Folder of a variant -> the summaries of its seeds, all with one teacher; seed by seed."""
     teacher = str(runs.train_teacher(workdir, config).resolve())
     planned = [
-        runs.Run(f"{folder}/{seed}", runs.configured(each, seed=seed, teacher__checkpoint=teacher, measure_unit=False))
+        runs.Run(f"{folder}/{seed}", plans.configured(each, seed=seed, teacher__checkpoint=teacher, measure_unit=False))
         for seed in range(benchmark.SEEDS.value)
         for folder, each in variants.items()
     ]
@@ -97,9 +98,9 @@ def save(workdir: Path, part: str, found: Mapping[str, list[dict]], text: str) -
 
 def ablation(workdir: Path, config: ConfigDict) -> None:
     """The two terms of phi, and the three samplers."""
-    config = runs.configured(config, yardstick_steps=0)
+    config = plans.configured(config, yardstick_steps=0)
     variants = {
-        f"ablation/{name}/{rule}": runs.configured(
+        f"ablation/{name}/{rule}": plans.configured(
             config, modulation__diversity=div, modulation__difficulty=diff, sampler__name=rule
         )
         for name, (div, diff) in PHI.items()
@@ -118,7 +119,7 @@ def scale(workdir: Path, config: ConfigDict) -> None:
     images = len(data.load(config.data.name, config.data.folder).train_images)
     sizes = {share: round(share * images) for share in SHARES}
     variants = {
-        f"scale/{size}": runs.configured(
+        f"scale/{size}": plans.configured(
             config,
             yardstick_steps=0,
             buffer__size=size,
@@ -138,9 +139,9 @@ def scale(workdir: Path, config: ConfigDict) -> None:
 def real(workdir: Path, config: ConfigDict) -> None:
     """Synthetic images beside real ones, at the buffer's scale and at full scale."""
     steps = build.student_steps(config)
-    variants = {"real/synthetic": runs.configured(config, yardstick_steps=steps)}
+    variants = {"real/synthetic": plans.configured(config, yardstick_steps=steps)}
     for name in ("real_small", "real"):
-        variants[f"real/{name}"] = presets.apply(runs.configured(config, yardstick_steps=0), name)
+        variants[f"real/{name}"] = presets.apply(plans.configured(config, yardstick_steps=0), name)
     found = seeds_of(workdir, config, variants)
     rows = [
         ["SSD-KD, synthetic images", percent(found.get("real/synthetic", []))],

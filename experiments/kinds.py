@@ -14,13 +14,13 @@ from ssdkd_jax.engine import environment
 environment.prepare()
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import judged
 import numpy as np
 import optax
 from absl import app, flags
@@ -135,16 +135,6 @@ def kinds(workdir: Path, digits: data.Dataset) -> dict[str, Callable[[], ssdkd_j
     }
 
 
-def run(teacher: ssdkd_jax.Teacher, seed: int, digits: data.Dataset) -> dict[str, Any]:
-    """A run without data, and what real images then say of its student."""
-    start = time.perf_counter()
-    distilled = ssdkd_jax.distill(teacher, STUDENT, seed=seed)
-    seconds = time.perf_counter() - start
-    real = ssdkd_jax.compare(teacher, distilled.student, digits.test_images, digits.test_labels)
-    sizes = {"teacher_parameters": teacher.parameters, "student_parameters": distilled.student.parameters}
-    return {**sizes, "seconds": seconds, "fresh_agreement": distilled.indicators["agreement"], **real}
-
-
 def main(_: list[str]) -> None:
     """Make the runs that are missing, and print each as it ends."""
     workdir, digits = Path(WORKDIR.value), data.load("digits")
@@ -156,7 +146,7 @@ def main(_: list[str]) -> None:
     for seed in map(int, SEEDS.value):
         for kind, make in made.items():
             if (kind, seed) not in done:
-                runs.append({"kind": kind, "seed": seed, **run(make(), seed, digits)})
+                runs.append({"kind": kind, "seed": seed, **judged.run(make(), STUDENT, digits, seed=seed)})
                 print(json.dumps(runs[-1]), flush=True)
                 files.write_json(path, {"runs": runs, "versions": machine.versions()})
 

@@ -13,11 +13,11 @@ from ssdkd_jax.engine import environment
 environment.prepare()
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import judged
 import numpy as np
 from absl import app, flags
 from matplotlib.figure import Figure
@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 import ssdkd_jax
 from ssdkd_jax import data
 from ssdkd_jax.engine import files
-from ssdkd_jax.errors import InputError
 from ssdkd_jax.report import machine, plots
+from ssdkd_jax.run import identity
 
 TEACHER = flags.DEFINE_string("teacher", None, "Folder of the saved teacher.", required=True)
 WORKDIR = flags.DEFINE_string("workdir", "runs/ratios", "Folder of the table and the plot.")
@@ -38,14 +38,10 @@ ROUNDS = flags.DEFINE_integer("rounds", None, "Of synthesis; by default as the r
 
 
 def run(teacher: ssdkd_jax.Teacher, ratio: float, seed: int, real: data.Dataset) -> dict[str, Any]:
-    """A run without data, and what real images then say of its student."""
-    config, begun = ssdkd_jax.default_config(teacher, ratio), time.perf_counter()
+    """A run without data by the default config, and what real images then say of its student."""
+    config = ssdkd_jax.default_config(teacher, ratio)
     config.student.start = START.value
-    distilled = ssdkd_jax.distill(teacher, ratio, config, seed=seed, rounds=ROUNDS.value)
-    seconds = time.perf_counter() - begun
-    judged = ssdkd_jax.compare(teacher, distilled.student, real.test_images, real.test_labels)
-    sizes = {"teacher_parameters": teacher.parameters, "student_parameters": distilled.student.parameters}
-    return {**sizes, "seconds": seconds, "fresh_agreement": distilled.indicators["agreement"], **judged}
+    return judged.run(teacher, ratio, real, config=config, seed=seed, rounds=ROUNDS.value)
 
 
 def drawn(runs: Sequence[Mapping[str, Any]]) -> Figure:
@@ -70,8 +66,7 @@ def main(_: list[str]) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     about = {"teacher": TEACHER.value, "data": DATA.value, "start": START.value, "rounds": ROUNDS.value}
     found = json.loads(path.read_text()) if path.exists() else {"about": about, "runs": []}
-    if found["about"] != about:
-        raise InputError(f"'{workdir}' holds other runs ({found['about']}); choose another --workdir.")
+    identity.check(found["about"], about, workdir, "choose another --workdir")
     done = {(one["ratio"], one["seed"]) for one in found["runs"]}
     for seed in map(int, SEEDS.value):
         for ratio in map(float, RATIOS.value):

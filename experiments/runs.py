@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import plans
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -23,7 +24,6 @@ from ssdkd_jax.run import identity
 
 HERE = Path(__file__).parent
 PATHS = ("data.folder", "teacher.checkpoint")  # the same files may lie elsewhere
-LINUX = sys.platform == "linux"
 CLOCK = flags.DEFINE_enum("clock", "wall", ["wall", "cpu"], "What a second is.")
 JOBS = flags.DEFINE_integer("jobs", 1, "Runs at once, each on its share of the processors.", lower_bound=1)
 
@@ -35,24 +35,13 @@ class Run(NamedTuple):
     config: ConfigDict
 
 
-def configured(config: ConfigDict, **fields: Any) -> ConfigDict:
-    """A copy of `config` with dotted fields set, written a__b for a.b."""
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-    return changed
-
-
 def begin(workdir: Path, config: ConfigDict) -> None:
     """Create a working folder of runs that share a config and a clock.
 
     Raises:
         InputError: where it is that of another config or clock.
     """
-    path, plan = workdir / "plan.json", {**settings.flat(config), "--clock": CLOCK.value}
-    workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        identity.check(json.loads(path.read_text()), plan, workdir, "choose another --workdir")
-    files.write_json(path, plan)
+    plans.claim(workdir, {**settings.flat(config), "--clock": CLOCK.value})
 
 
 def train_teacher(workdir: Path, config: ConfigDict) -> Path:
@@ -71,7 +60,7 @@ def run_all(workdir: Path, planned: Sequence[Run]) -> Iterator[dict | None]:
     """
     for run in planned:
         finished(workdir, run)
-    cores = sorted(os.sched_getaffinity(0)) if LINUX else range(os.cpu_count() or 1)
+    cores = sorted(os.sched_getaffinity(0)) if plans.LINUX else range(os.cpu_count() or 1)
     shares = queue.SimpleQueue()
     for share in shared_out(cores, JOBS.value):
         shares.put(share)
@@ -79,7 +68,7 @@ def run_all(workdir: Path, planned: Sequence[Run]) -> Iterator[dict | None]:
     def with_place(place: int, run: Run) -> dict | None:
         return run_one(workdir, run, f"[{place}/{len(planned)}]")
 
-    with ThreadPoolExecutor(JOBS.value, initializer=lambda: stay_on(shares.get())) as pool:
+    with ThreadPoolExecutor(JOBS.value, initializer=lambda: plans.stay_on(shares.get())) as pool:
         yield from pool.map(with_place, range(1, len(planned) + 1), planned)
 
 
@@ -92,12 +81,6 @@ def shared_out(cores: Sequence[int], jobs: int) -> list[Sequence[int]]:
     if jobs > len(cores):
         raise InputError(f"--jobs={jobs}, but this process may use {len(cores)} processors; give at most that many.")
     return [cores[first::jobs] for first in range(jobs)]
-
-
-def stay_on(cores: Sequence[int]) -> None:
-    """Keep this thread, and what it starts, on these processors where the system can do that: on Linux."""
-    if LINUX:
-        os.sched_setaffinity(0, cores)
 
 
 def run_one(workdir: Path, run: Run, prefix: str) -> dict | None:

@@ -28,7 +28,7 @@ import teachers
 from absl import app, flags
 
 import ssdkd_jax
-from ssdkd_jax import closed_form, config, data, models, settings, sources
+from ssdkd_jax import build, closed_form, config, data, settings, sources
 from ssdkd_jax.engine import files, parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.report import machine
@@ -125,8 +125,7 @@ def run(bench: Bench, cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[str, A
     teacher, judges = bench.teacher, {}
     for cell in cells:
         if cell.student not in judges:
-            module = models.by_name(cell.student, teacher.classes)
-            network = models.bind(module, teacher.image_shape, teacher.mean, teacher.std)
+            network = build.network(cell.student, teacher.inputs, axis=None)
             judges[cell.student] = network, evaluation.evaluator(config.default(), network, bench.dataset)
         network, judge = judges[cell.student]
         before: Variables = parallel.quick_jit(network.init)(jax.random.key(cell.seed))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import levels as tables
 import meter
+import plans
 from ml_collections import ConfigDict
 
 from ssdkd_jax import presets
@@ -35,14 +36,13 @@ class Variant(NamedTuple):
 
 def variants(config: ConfigDict, batches: Sequence[int], every: int) -> list[Variant]:
     """All that can be compared: the peer's and ours by turns."""
-    evaluated = {"schedule.evaluate_every": max(1, every // config.schedule.distill_steps)}
+    often = max(1, every // config.schedule.distill_steps)
     fast = presets.apply(config.copy_and_resolve_references(), "fast_dfkd_5")
     kinds = {"ours": (config, "teacher"), "ours_random_start": (config, "random"), "ours_fast_dfkd": (fast, "teacher")}
-    ours = []
-    for name, (base, start) in kinds.items():
-        changed = base.copy_and_resolve_references()
-        changed.update_from_flattened_dict({**evaluated, "student.start": start})
-        ours.append(Variant(name, "ours", {}, changed))
+    ours = [
+        Variant(name, "ours", {}, plans.configured(base, schedule__evaluate_every=often, student__start=start))
+        for name, (base, start) in kinds.items()
+    ]
     peers = [Variant(f"peer_{batch}", "peer", {"batch": batch}) for batch in batches]
     return [one for pair in zip_longest(peers, ours) for one in pair if one]
 
@@ -84,8 +84,8 @@ def run(folder: Path, variant: Variant, job: Mapping[str, Any]) -> None:
     told = {"variant": variant.name, "side": variant.side, "commit": commit(root), "command": shlex.join(sys.argv)}
     files.write_json(folder / "job.json", {**job, **variant.job, **told})
     if variant.config is not None:
-        config = variant.config.copy_and_resolve_references()
-        config.seed, config.teacher.checkpoint = job["seed"], str(Path(config.teacher.checkpoint).resolve())
+        teacher = str(Path(variant.config.teacher.checkpoint).resolve())
+        config = plans.configured(variant.config, seed=job["seed"], teacher__checkpoint=teacher)
         files.write_json(folder / "config.json", config.to_dict())
     with open(folder / "log.txt", "w") as log:
         done = started(f"{variant.side}.py", folder, job["threads"], stdout=log, stderr=subprocess.STDOUT)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import benchmark
 import evidence
 import numpy as np
+import plans
 import pytest
 import runs
 import tables
@@ -98,7 +99,7 @@ def test_a_budget_of_steps_is_the_same_for_every_method(name):
 
 def test_a_budget_of_seconds_is_filled_at_the_measured_pace():
     pace = benchmark.Pace(synthesis=0.5, distillation=2.0)
-    config = runs.configured(defaults.default(), schedule__rounds=40, schedule__warmup=10)
+    config = plans.configured(defaults.default(), schedule__rounds=40, schedule__warmup=10)
     plan = benchmark.fitted(config, benchmark.parsed("100s"), pace).schedule
     assert plan.rounds * 0.5 + (plan.rounds - plan.warmup) * 2.0 == pytest.approx(100, abs=2.5)
     assert plan.warmup / plan.rounds == pytest.approx(0.25, abs=0.02)
@@ -212,10 +213,10 @@ def test_a_run_of_another_config_in_the_same_folder_is_refused_before_any_is_sta
     monkeypatch.setattr(runs, "CLOCK", SimpleNamespace(value="wall"))
     monkeypatch.setattr(runs, "JOBS", SimpleNamespace(value=1))
     config = defaults.default()
-    done = {"config": runs.configured(config, data__folder="elsewhere").to_dict(), "score": "accuracy"}
+    done = {"config": plans.configured(config, data__folder="elsewhere").to_dict(), "score": "accuracy"}
     (tmp_path / "60s" / "dafl" / "1").mkdir(parents=True)
     (tmp_path / "60s" / "dafl" / "1" / "summary.json").write_text(json.dumps(done))
-    planned = [runs.Run("60s/dafl/0", config), runs.Run("60s/dafl/1", runs.configured(config, student__lr=0.2))]
+    planned = [runs.Run("60s/dafl/0", config), runs.Run("60s/dafl/1", plans.configured(config, student__lr=0.2))]
     with pytest.raises(InputError, match=r"60s/dafl/1' holds another run \(student\.lr = 0\.1 there and 0\.2 here\)"):
         list(runs.run_all(tmp_path, planned))
     assert list(runs.run_all(tmp_path, [runs.Run("60s/dafl/1", config)])) == [done]
@@ -223,7 +224,7 @@ def test_a_run_of_another_config_in_the_same_folder_is_refused_before_any_is_sta
     runs.begin(tmp_path, config)
     runs.begin(tmp_path, config)
     with pytest.raises(InputError, match=r"holds another run \(seed = 0 there and 3 here\); choose another --workdir"):
-        runs.begin(tmp_path, runs.configured(config, seed=3))
+        runs.begin(tmp_path, plans.configured(config, seed=3))
     monkeypatch.setattr(runs, "CLOCK", SimpleNamespace(value="cpu"))
     with pytest.raises(InputError, match="--clock = wall there and cpu here"):
         runs.begin(tmp_path, config)

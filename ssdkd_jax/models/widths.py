@@ -45,18 +45,18 @@ def narrowed(module: nn.Module, share: float, input_shape: Sequence[int]) -> nn.
     """
     before = _shapes(module, input_shape)
     chosen, misfit = module, _misfit(before, before, share)
-    fields = {field.name for field in dataclasses.fields(module) if field.init} - {*OURS}
-    fields = {name for name in sorted(fields) if _is_numbers(getattr(module, name))}
-    while True:
-        trials = [chosen.clone(**{name: _scaled(getattr(module, name), share)}) for name in sorted(fields)]
-        found = {name: _tried(before, x, share, input_shape) for name, x in zip(sorted(fields), trials, strict=True)}
-        best = min(found, key=found.get, default=None)
-        if best is None or not found[best] < misfit:
+    fields = sorted(field.name for field in dataclasses.fields(module) if field.init and field.name not in OURS)
+    fields = [name for name in fields if _is_numbers(getattr(module, name))]
+    while fields:
+        trials = {name: chosen.clone(**{name: _scaled(getattr(module, name), share)}) for name in fields}
+        found = {name: _tried(before, trial, share, input_shape) for name, trial in trials.items()}
+        best = min(fields, key=found.__getitem__)
+        if not found[best] < misfit:
             break
-        chosen, misfit = trials[sorted(fields).index(best)], found[best]
+        chosen, misfit = trials[best], found[best]
         fields.remove(best)
     if chosen is module:
-        tried = f"its fields ({', '.join(sorted(fields))}), when scaled, do not do it" if fields else "it has no field"
+        tried = f"its fields ({', '.join(fields)}), when scaled, do not do it" if fields else "it has no field"
         raise InputError(
             f"The module '{type(module).__name__}' cannot be narrowed to {share:g} of its channels: {tried}; give it "
             "a field such as `width: int` that all its layers follow, or pass the narrower module itself."

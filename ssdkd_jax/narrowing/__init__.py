@@ -71,20 +71,16 @@ def kept(
         given = [axes[x] if isinstance(x, Node) else fixed(rules.shape_of(x)) for x in operation.inputs]
         axes.update(zip(operation.outputs, rules.through(elements, operation, given), strict=True))
     found = [axes[x] if isinstance(x, Node) else fixed(rules.shape_of(x)) for x in outputs]
-    values = jax.tree.unflatten(jax.tree.structure(returned), found)
+    structures = jax.tree.structure(variables), jax.tree.structure(returned)
+    values = jax.tree.unflatten(structures[1], found)
     for axis in jax.tree.leaves(logits(values)):
         elements.fix(axis)
     of_values, of_leaves = ([axis for one in many for axis in one] for many in (axes.values(), leaves))
     mask = _mask(elements.sets(), [*of_values, *elements.parts], of_leaves, share)
     if mask.all():
         raise InputError(_refusal(elements, share))
-    masks = [[tuple(mask[axis] for axis in one) for one in many] for many in (leaves, found)]
-    return Kept(jax.tree.unflatten(jax.tree.structure(variables), masks[0]), values_of(returned, masks[1]))
-
-
-def values_of(returned: Any, masks: Sequence[tuple[np.ndarray, ...]]) -> Any:
-    """The masks in the structure of what a function returns."""
-    return jax.tree.unflatten(jax.tree.structure(returned), masks)
+    masks = ([tuple(mask[axis] for axis in one) for one in many] for many in (leaves, found))
+    return Kept(*map(jax.tree.unflatten, structures, masks))
 
 
 def _mask(sets: np.ndarray, axes: Sequence[np.ndarray], of_leaves: Sequence[np.ndarray], share: float) -> np.ndarray:

@@ -27,12 +27,11 @@ def through(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> l
     """The axes of an operation's outputs, with what it ties put into `elements`."""
     rule = RULES.get(operation.name, _unknown)
     made = rule(elements, operation, axes)
-    return [
-        tuple(axis if len(axis) != 1 else _single(elements, axis) for axis in one) for one in made
-    ]  # of one element none can be dropped
+    return [tuple(axis if len(axis) != 1 else _single(elements, axis) for axis in one) for one in made]
 
 
 def _single(elements: Elements, axis: np.ndarray) -> np.ndarray:
+    """An axis of one element, which cannot be dropped."""
     elements.fix(axis)
     return np.zeros(1, np.int64)
 
@@ -68,18 +67,18 @@ def _broadcast(elements: Elements, operation: Operation, axes: Sequence[Axes]) -
     return [tuple(made)]
 
 
-def _reduce(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
-    gone = operation.equation.params["axes"]
-    return [tuple(axis for place, axis in enumerate(axes[0]) if place not in gone)] * len(operation.outputs)
+def _without(name: str) -> Rule:
+    """Of an operation whose outputs lack the axes that a parameter of it names."""
+
+    def rule(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
+        gone = operation.equation.params[name]
+        return [tuple(axis for place, axis in enumerate(axes[0]) if place not in gone)] * len(operation.outputs)
+
+    return rule
 
 
 def _transpose(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
     return [tuple(axes[0][place] for place in operation.equation.params["permutation"])]
-
-
-def _squeeze(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
-    gone = operation.equation.params["dimensions"]
-    return [tuple(axis for place, axis in enumerate(axes[0]) if place not in gone)]
 
 
 def _concatenate(elements: Elements, operation: Operation, axes: Sequence[Axes]) -> list[Axes]:
@@ -215,16 +214,16 @@ ELEMENTWISE = (
     *("or", "xor", "eq", "ne", "lt", "le", "gt", "ge", "convert_element_type", "reduce_precision", "copy", "real"),
     *("stop_gradient", "add_any", "erf_inv", "sharding_constraint"),
 )
+REDUCED = ("sum", "max", "min", "prod", "and", "or")
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
-    **{f"reduce_{name}": _reduce for name in ("sum", "max", "min", "prod", "and", "or")},
-    **dict.fromkeys(("argmax", "argmin"), _reduce),
+    **dict.fromkeys((*(f"reduce_{name}" for name in REDUCED), "argmax", "argmin"), _without("axes")),
     **{f"reduce_window{kind}": _windows for kind in ("", "_sum", "_max", "_min")},
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp"), _along("axis")),
     "rev": _along("dimensions"),
     "broadcast_in_dim": _broadcast,
     "transpose": _transpose,
-    "squeeze": _squeeze,
+    "squeeze": _without("dimensions"),
     "concatenate": _concatenate,
     "slice": _slice,
     "split": _split,
