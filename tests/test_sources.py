@@ -53,3 +53,25 @@ def test_a_mixture_holds_the_images_of_each():
     mixed = sources.mixture([sources.stored(held, 3), procedural.source(5, (8, 8, 1))])
     images = np.asarray(mixed(jax.random.key(0)))
     assert images.shape == (8, 8, 8, 1) and (images[:3] == 1).all() and not (images[3:] == 1).all()
+
+
+def test_strokes_are_ink_of_one_tone_on_a_plain_ground():
+    made = jax.jit(jax.vmap(lambda key: procedural.strokes(key, (32, 32, 3))))(jax.random.split(jax.random.key(0), 40))
+    images = np.asarray(made).reshape(40, -1, 3)
+    assert np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1
+    for pixels in images:  # all of them on the line between two colours
+        values = np.linalg.svd(pixels - pixels.mean(0), compute_uv=False)
+        assert values[1] < 1e-3 * values[0] + 1e-4
+    ink = np.abs(images - np.median(images, 1, keepdims=True)).max(-1) > 0.05
+    assert 0.02 < ink.mean() < 0.5
+
+
+def test_the_corners_of_an_arc_lie_on_an_ellipse_and_joined_strokes_meet():
+    paths = np.asarray(jax.jit(jax.vmap(procedural.pen_paths))(jax.random.split(jax.random.key(1), 200)))
+    joined = np.isclose(paths[:, :-1, -1], paths[:, 1:, 0], atol=1e-5).all(-1)
+    assert 0.4 < joined.mean() < 0.6
+    x, y = np.moveaxis(paths.reshape(-1, procedural.CORNERS, 2), -1, 0)
+    conic = np.stack([x * x, y * y, x, y], -1)  # axes along the image's
+    left = [np.linalg.lstsq(a, np.ones(len(a)), rcond=None)[1] for a in conic.astype(np.float64)]
+    share = np.mean([rest.size and rest[0] < 1e-6 for rest in left])
+    assert 0.2 < share < 0.4

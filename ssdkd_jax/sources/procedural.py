@@ -1,4 +1,4 @@
-"""Images drawn by a formula: noise of several spectra, its level lines, dead leaves, gradients and vignettes.
+"""Images drawn by a formula: noise of several spectra, its level lines, dead leaves, gradients, vignettes and strokes.
 
 Ours, after networks that were trained on structured noise (Baradad et al., NeurIPS 2021). Each image has a scale, a
 contrast and a brightness of its own; in colour, the channels of an image share most of what they show.
@@ -18,30 +18,31 @@ from ssdkd_jax.types import Array, Key
 
 Shape = tuple[int, int, int]
 LEAVES = 40
+STROKES, CORNERS = 3, 16
 
 
 def source(count: int, shape: Shape) -> Source:
+    """`draw` for a number and a shape, compiled quickly."""
+    return parallel.quick_jit(partial(draw, count=count, shape=shape))
+
+
+def draw(key: Key, count: int, shape: Shape) -> Array:
     """`count` images of all kinds in equal parts, in random order.
 
     Args:
         shape: (H, W, D).
 
     >>> import jax
-    >>> images = source(10, (16, 16, 3))(jax.random.key(0))
+    >>> images = draw(jax.random.key(0), 10, (16, 16, 3))
     >>> images.shape, bool((images >= 0).all() and (images <= 1).all())
     ((10, 16, 16, 3), True)
     """
-
-    @parallel.quick_jit
-    def draw(key: Key) -> Array:
-        *keys, order = jax.random.split(key, len(KINDS) + 1)
-        each = -(-count // len(KINDS))
-        made = [
-            jax.vmap(partial(kind, shape=shape))(jax.random.split(k, each)) for kind, k in zip(KINDS, keys, strict=True)
-        ]
-        return jax.random.permutation(order, jnp.concatenate(made))[:count]
-
-    return draw
+    *keys, order = jax.random.split(key, len(KINDS) + 1)
+    each = -(-count // len(KINDS))
+    made = [
+        jax.vmap(partial(kind, shape=shape))(jax.random.split(k, each)) for kind, k in zip(KINDS, keys, strict=True)
+    ]
+    return jax.random.permutation(order, jnp.concatenate(made))[:count]
 
 
 def noise(key: Key, shape: Shape) -> Array:
@@ -93,7 +94,46 @@ def dead_leaves(key: Key, shape: Shape) -> Array:
     return toned(tone, jax.lax.scan(covered, ground, (centres, sizes, colours, boxes))[0])
 
 
-KINDS: tuple[Callable[..., Array], ...] = (noise, level_lines, vignette, gradient, dead_leaves)
+def strokes(key: Key, shape: Shape) -> Array:
+    """A few curves and arcs of one pen on a plain ground, half of them each beginning where the one before ends."""
+    lines, count, size, pen, tone = jax.random.split(key, 5)
+    drawn = jnp.arange(STROKES) < jax.random.randint(count, (), 1, STROKES + 1)
+    points = pen_paths(lines) * jax.random.uniform(size, (2,), minval=0.5, maxval=1.0)
+    begin, step = points[:, :-1], jnp.diff(points, axis=1)
+    beyond = jnp.stack(axes(shape), -1)[:, :, None, None] - begin
+    along = jnp.clip((beyond * step).sum(-1) / (jnp.square(step).sum(-1) + 1e-6), 0, 1)
+    distances = jnp.sqrt(jnp.square(beyond - along[..., None] * step).sum(-1)).min(-1)
+    width, softness = jnp.exp(jax.random.uniform(pen, (2,), minval=jnp.log(0.05), maxval=jnp.log(0.2)))
+    ink = jax.nn.sigmoid((width - jnp.where(drawn, distances, jnp.inf).min(-1)) / (0.3 * softness))[..., None]
+    plain, colours = jax.random.split(tone)
+    ground, colour = jax.random.uniform(colours, (2, shape[2]))
+    full = jax.random.bernoulli(plain)
+    ground, colour = jnp.where(full, 0.0, ground), jnp.where(full, 1.0, colour)
+    return ground + (colour - ground) * ink
+
+
+def pen_paths(key: Key) -> Array:
+    """Cubic curves and parts of ellipses, as the corners of `STROKES` paths: [STROKES, CORNERS, 2] within about 1."""
+    curve, centre, radii, extent, kind, joined = jax.random.split(key, 6)
+    t = jnp.linspace(0, 1, CORNERS)[:, None]
+    basis = jnp.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    controls = jax.random.uniform(curve, (STROKES, 4, 1, 2), minval=-0.9, maxval=0.9)
+    curves = (basis * controls).sum(1)
+    begin, turn = 2 * jnp.pi * jax.random.uniform(extent, (2, STROKES, 1, 1), minval=0.3)
+    angle = begin + turn * t + jnp.array([0, jnp.pi / 2])
+    middle = jax.random.uniform(centre, (STROKES, 1, 2), minval=-0.5, maxval=0.5)
+    arcs = middle + jax.random.uniform(radii, (STROKES, 1, 2), minval=0.15, maxval=0.6) * jnp.sin(angle)
+    paths = jnp.where(jax.random.bernoulli(kind, 0.3, (STROKES, 1, 1)), arcs, curves)
+
+    def follow(end: Array, stroke: tuple[Array, Array]) -> tuple[Array, Array]:
+        path, follows = stroke
+        path = path + jnp.where(follows, end - path[0], 0.0)
+        return path[-1], path
+
+    return jax.lax.scan(follow, paths[0, 0], (paths, jax.random.bernoulli(joined, 0.5, (STROKES,))))[1]
+
+
+KINDS: tuple[Callable[..., Array], ...] = (noise, level_lines, vignette, gradient, dead_leaves, strokes)
 
 
 def fields(key: Key, shape: Shape) -> Array:
