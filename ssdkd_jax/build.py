@@ -25,6 +25,7 @@ from ssdkd_jax import (
 )
 from ssdkd_jax.engine import loop, optimization, parallel, supervised
 from ssdkd_jax.errors import Faults
+from ssdkd_jax.methods import beside
 from ssdkd_jax.models import shares
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
@@ -96,7 +97,7 @@ class Choices(NamedTuple):
     """What a config asks for, read as a whole before anything is built.
 
     Attributes:
-        student, hint, start: the student's settings.
+        student, hint, start, procedural: the student's settings.
         method: the settings of the chosen method.
         task: of the data's classes.
         reader: knows which fields of the config were read.
@@ -105,6 +106,7 @@ class Choices(NamedTuple):
     student: student.Settings
     hint: hints.Settings
     start: closed_form.StartImages | None
+    procedural: int
     method: Any
     task: Task
     reader: settings.Reader
@@ -126,7 +128,7 @@ def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choi
     if reader(Run).yardstick_steps:
         reader(replay_buffer.Size)
     settings_of_student, hint = reader(student.Settings), reader(hints.Settings)
-    start = closed_form.StartImages.chosen(reader)
+    start, procedural = closed_form.StartImages.chosen(reader), reader(beside.Settings).procedural
     with reader.faults:
         chosen_task = tasks.from_config(reader, classes, settings_of_student.temperature)
     with reader.faults:
@@ -134,7 +136,7 @@ def choices(config: ConfigDict, classes: int, names: Iterable[str] = ()) -> Choi
     reader.refuse_unread(names)
     reader.faults.extend(checks.disagreements(config, reader.read_fields))
     reader.faults.report()
-    return Choices(settings_of_student, hint, start, method, chosen_task, reader)
+    return Choices(settings_of_student, hint, start, procedural, method, chosen_task, reader)
 
 
 def records(config: ConfigDict) -> tuple[type, ...]:
@@ -148,6 +150,7 @@ def for_devices(config: ConfigDict) -> ConfigDict:
     if config.batch_per_device:
         for part in (config.teacher, config.student, config.synthesis):
             part.batch = part.batch and part.batch * parallel.total_devices()
+        config.student.procedural *= parallel.total_devices()
     return config
 
 
@@ -247,6 +250,7 @@ def job(
     )
     with faults:
         method = methods.by_name(config.method.name).make(chosen.method, problem)
+        method = beside.with_procedural(method, chosen.procedural, problem)
         jax.eval_shape(method.init, jax.random.key(0))
     faults.report()
     tx = chosen.student.optimiser(steps)

@@ -18,7 +18,7 @@ def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]
     """Sentences about the fields of a resolved config that do not fit the devices, the zoo or the method."""
     faults, values = Faults(), settings.flat(config)
     trained = () if config.teacher.checkpoint or config.teacher.model == models.OWN else ("teacher.batch",)
-    for name in ("student.batch", "synthesis.batch", *trained):
+    for name in ("student.batch", "student.procedural", "synthesis.batch", *trained):
         if name in read_fields and values[name]:
             with faults:
                 parallel.check_batch(name, values[name])

@@ -29,10 +29,12 @@ from ssdkd_jax import (
     terms,
 )
 from ssdkd_jax.errors import Faults
+from ssdkd_jax.methods import beside
 
 STATIONS = (
     *(build.Run, build.Data, build.MethodName, build.Schedule, teacher.Settings, teacher.Cache),
-    *(student.Settings, closed_form.StartName, closed_form.StartImages, hints.Settings, tasks.Name, *tasks.records()),
+    *(student.Settings, closed_form.StartName, closed_form.StartImages, beside.Settings, hints.Settings),
+    *(tasks.Name, *tasks.records()),
     *(inversion.Settings, inversion.Latents, terms.Weights, smoothing.Settings),
     *(generator.Settings, generator.StartName, generator.MetaStart),
     *(modulation.Settings, replay_buffer.Size, replay_buffer.Eviction),
