@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import strangers
 from absl import app, flags
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy import stats
 
 import ssdkd_jax
@@ -73,38 +73,6 @@ def trained(workdir: Path, name: str, folder: str = "", **fields: Any) -> tuple[
     return ssdkd_jax.Teacher.load(workdir / name / "teacher"), dataset
 
 
-def digits_of(side: int, padding: int, stretched: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scikit-learn's 1,797 digits, resized and padded: uint8 [M, H, W, 1], and their labels."""
-    loaded = data.load("digits")
-    raw = np.concatenate([loaded.train_images, loaded.test_images])[:, ::2, ::2, 0]
-    resized = [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in raw]
-    images = np.pad(np.stack(resized), ((0, 0), (padding, padding), (padding, padding)))
-    if stretched:
-        images = np.round(np.clip((images / 255 - 0.2) * 2, 0, 1) * 255).astype(np.uint8)
-    return images[..., None], np.concatenate([loaded.train_labels, loaded.test_labels])
-
-
-def stranger(folder: Path, name: str) -> ssdkd_jax.Teacher:
-    """One of the two networks of strangers, as their table describes it."""
-    import torch
-    from torch import nn
-
-    def block(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
-        norms = [nn.BatchNorm2d(outputs)] if norm else []
-        return [nn.Conv2d(inputs, outputs, 3, padding=1), *norms, nn.ReLU(), nn.MaxPool2d(2)]
-
-    usps = name == "usps_cnn"
-    drop = [nn.Dropout(0.3)] if usps else []
-    maps = [*block(1, 32, usps), *block(32, 64, usps), *drop, nn.Flatten()]
-    flat = 64 * (4 if usps else 7) ** 2
-    module = nn.Sequential(*maps, nn.Linear(flat, 128), nn.ReLU(), *drop, nn.Linear(128, 10))
-    state = torch.load(folder / f"{name}.pth", weights_only=True)
-    module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)))
-    numbers = ([0.2471], [0.2994], 16) if usps else ([0.1307], [0.3081], 28)
-    mean, std, side = numbers
-    return ssdkd_jax.Teacher.from_torch_module(module, image_shape=(side, side, 1), mean=mean, std=std)
-
-
 def benches(workdir: Path) -> Iterator[tuple[str, Bench]]:
     """The benches that can be had, by name."""
     teacher, dataset = trained(workdir, "digits", epochs=7)
@@ -116,9 +84,9 @@ def benches(workdir: Path) -> Iterator[tuple[str, Bench]]:
     if STRANGERS.value:
         folder = Path(STRANGERS.value)
         tried = ("rules", "short", "no BN match", "mirrored", "rate too high")
-        yield "stranger, USPS", Bench(stranger(folder, "usps_cnn"), *digits_of(14, 1, False), tried)
+        yield "stranger, USPS", Bench(strangers.teacher(folder, "usps_cnn"), *strangers.digits("usps_cnn"), tried)
         tried = ("rules", "short", "no adversary", "mirrored")
-        yield "stranger, MNIST", Bench(stranger(folder, "mnist_cnn"), *digits_of(18, 5, True), tried)
+        yield "stranger, MNIST", Bench(strangers.teacher(folder, "mnist_cnn"), *strangers.digits("mnist_cnn"), tried)
 
 
 def run(bench: Bench, setting: str) -> dict[str, Any]:
