@@ -150,7 +150,7 @@ def synthesize(
     settings.check(ruled)
     job = build.job(ruled, teacher.inputs, teacher.network, teacher.variables, learner=nobody)
     variables = parallel.to_devices(dict(teacher.variables))
-    state = parallel.to_devices(loop.init(job.method, job.network, job.tx, ruled.seed))
+    state = parallel.to_devices(loop.first(job.method, job.network, job.tx, ruled.seed))
     programs = loop.round_programs(job.method, job.step, job.plan)
     with progress.progress("synthesis", rounds) as advance:
         for _ in range(rounds):

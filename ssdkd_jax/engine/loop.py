@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -84,8 +85,14 @@ class Programs(NamedTuple):
     distill: Callable
 
 
-def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
+def first(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
     """The state before the first round, on the host side: not yet placed on devices."""
+    state = parallel.quick_jit(partial(init, method, network, tx))(seed)
+    return state.replace(method=method.fill(state.method))
+
+
+def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
+    """What of the first state follows from the seed, for `first` to compile."""
     key = keys.of_seed(seed)
     return TrainState(
         method=method.init(keys.of_stage(key, Stage.METHOD_INIT)),

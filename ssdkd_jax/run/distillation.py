@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,7 +180,7 @@ def begin(
         before = before and {**before, "teacher": found.note["teacher"]}
         identity.check_run(before, {**run["settings"], "teacher": run["teacher"]}, folder.parent)
     with clock("setup"):
-        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(seed)
+        first = loop.first(job.method, job.network, job.tx, seed)
     _, state, note = (folder and checkpoint.restore(folder, first)) or (0, first, {})
     clock.add(note.get("seconds", {}))
     distilled = Distilled(parallel.to_devices(state), *(note.get(name, empty()) for name, empty in NOTED.items()))

@@ -18,7 +18,7 @@ from ssdkd_jax.types import Inputs, Network, TrainState, Variables
 
 def first_state(job: build.Job, seed: int) -> TrainState:
     """The state before the first round, on the devices."""
-    return parallel.to_devices(loop.init(job.method, job.network, job.tx, seed))
+    return parallel.to_devices(loop.first(job.method, job.network, job.tx, seed))
 
 
 def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loop.Programs, float]:
