@@ -26,13 +26,15 @@ class Judges(NamedTuple):
         student: state on the devices -> the variables of its student as it would be saved.
         scores: its variables on the devices -> held-out scores; {} where there are no real images.
         fresh: what needs no data, see `indicators`.
-        preview: state on the devices -> images for the eye.
+        preview: state on the devices -> what the student is taught from.
+        shown: state on the devices -> a few of these, of each class.
     """
 
     student: Callable[[TrainState], Variables]
     scores: Callable[[Variables], dict[str, float]]
     fresh: indicators.Fresh
     preview: Callable[[TrainState], Preview]
+    shown: Callable[[TrainState], Preview]
 
 
 class Watchers(NamedTuple):
@@ -111,7 +113,7 @@ def distil(
                 return {}
             found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
         distilled.curve.append(point(rounds, clock, found))
-        show(board, found, judges.preview(state), job.task.classes, rounds)
+        show(board, found, judges.shown(state), job.task.classes, rounds)
         return found
 
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())

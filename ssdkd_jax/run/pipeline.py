@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -153,6 +154,9 @@ def prepare(
         scores=judge.scores(job.network),
         fresh=indicators.make(job, config.seed),
         preview=pictures.previewer(job, variables),
+        shown=pictures.previewer(
+            job, variables, partial(pictures.of_each_class, classes=job.task.classes, axis=parallel.AXIS)
+        ),
     )
     named = shares.student_name(config.student.model, teacher.name)
     name, told = (learner.name, learner.digest) if learner else (named, "")
