@@ -1,7 +1,9 @@
 """Files are written whole or not at all; nothing is written through a link."""
 
+import hashlib
 import os
 import stat
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -154,3 +156,16 @@ def test_only_plain_files_are_read(tmp_path, mine, stand):
     stand(tmp_path / "a", mine)
     with pytest.raises(ValueError, match="not a plain file of its own"):
         files.read_bytes(tmp_path / "a")
+    with pytest.raises(ValueError, match="not a plain file of its own"):
+        files.digest(tmp_path / "a")
+
+
+def test_a_digest_takes_a_piece_of_a_file_at_a_time(tmp_path):
+    content = np.random.default_rng(0).bytes(8_000_000)
+    (tmp_path / "a").write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert files.digest(tmp_path / "a") == (len(content), hashlib.sha256(content).hexdigest())
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
