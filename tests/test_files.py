@@ -10,7 +10,7 @@ import pytest
 import runs
 import tiny
 
-from ssdkd_jax.engine import checkpoint, files, workdir
+from ssdkd_jax.engine import checkpoint, files, saver, workdir
 from ssdkd_jax.report import masks, plots, progress
 
 MINE = b"export PATH=mine\n"
@@ -122,7 +122,7 @@ def test_a_folder_of_a_run_that_is_a_link_is_refused_and_nothing_lands_behind_it
     for write in (
         lambda path: workdir.claim(path.parent),
         progress.Board,
-        lambda path: checkpoint.Saver(path, 0.0),
+        lambda path: saver.Saver(path, 0.0),
         lambda path: checkpoint.save(path, 1, {"w": np.ones(2)}),
     ):
         with pytest.raises(ValueError, match=sentence):

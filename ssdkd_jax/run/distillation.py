@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
+from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import beginning, identity, indicators
 from ssdkd_jax.types import Preview, TrainState, Variables
@@ -102,7 +103,7 @@ def distil(
         return distilled
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
-    saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
+    saver = Saver(folder, config.schedule.checkpoint_seconds)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
 
     def evaluated(rounds: int, state: TrainState) -> dict[str, float]:
@@ -117,7 +118,7 @@ def distil(
         return found
 
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
-    with contextlib.closing(board), bar as advance:
+    with contextlib.closing(board), contextlib.closing(saver), bar as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
             note["begun"] = {}
@@ -154,9 +155,7 @@ def show(board: progress.Board, found: dict[str, float], rows: Preview, classes:
     board.image("synthetic", plots.class_grid(rows.images, rows.label, classes), rounds)
 
 
-def preempted(
-    saver: checkpoint.Saver, state: TrainState, note: dict[str, Any], begun: loop.History
-) -> preemption.Preempted:
+def preempted(saver: Saver, state: TrainState, note: dict[str, Any], begun: loop.History) -> preemption.Preempted:
     """What a run raises that was stopped before its end, once it is saved with the metrics of the round it is in."""
     end = loop.position(state)
     note["begun"] = {name: values.tolist() for name, values in begun.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
+from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.interop.saved import Classifier
@@ -135,9 +137,10 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
     folder = workdir / "teacher_training"
     state = parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(folder, state) or (0, state, {})
-    saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
+    saver = Saver(folder, config.schedule.checkpoint_seconds)
     done = int(state.step) // epoch_steps
-    with progress.progress("teacher", recipe.epochs, done, hosts.is_first()) as advance:
+    bar = progress.progress("teacher", recipe.epochs, done, hosts.is_first())
+    with contextlib.closing(saver), bar as advance:
 
         def on_epoch(epoch: int, state: ModelState, metrics: dict[str, float]) -> None:
             advance(metrics)
