@@ -45,12 +45,14 @@ def of_each_class(rows: Preview, classes: int, axis: str | None) -> Preview:
         rows: [M / devices, ...] on this device.
     """
     label, confidence = (parallel.all_rows(x, axis) for x in (rows.label, rows.confidence))
-    of_class, columns = jnp.arange(min(classes, plots.ROWS))[:, None], jnp.arange(plots.PER_CLASS)
-    by_class = jnp.argsort(label)
-    first, end = (jnp.searchsorted(label[by_class], of_class, side=side) for side in ("left", "right"))
+    of_class, columns = (jnp.arange(n, dtype=jnp.int32) for n in (min(classes, plots.ROWS), plots.PER_CLASS))
+    of_class, by_class = of_class[:, None], jnp.argsort(label).astype(jnp.int32)
+    first, end = (
+        jnp.searchsorted(label[by_class], of_class, side=side).astype(jnp.int32) for side in ("left", "right")
+    )
     shown = jnp.minimum(end - first, plots.PER_CLASS)
     places = by_class[first + columns * (end - first - 1) // jnp.maximum(shown - 1, 1)]
-    chosen = jnp.where(columns < shown, of_class, -1).astype(label.dtype)
+    chosen = jnp.where(columns < shown, of_class, -1)
     padding = (0, -chosen.size % parallel.device_count(axis))
     places, chosen = jnp.pad(places.ravel(), padding), jnp.pad(chosen.ravel(), padding, constant_values=-1)
     images = parallel.take_rows(rows.images, places, axis)
