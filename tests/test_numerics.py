@@ -68,7 +68,7 @@ def test_a_round_keeps_its_dtypes_and_compiles_once(name, teacher_variables, unu
             state, _ = checked(distill(state, variables))
         checked(renew(state.student.variables, state, variables, jnp.int32(number)))
     rows = checked(jax.jit(job.method.preview)(state.method, variables, jax.random.key(1)))
-    checked(jax.jit(lambda r: pictures.of_each_class(r, tiny.CLASSES, None))(rows))
+    checked(jax.jit(pictures.of_each_class(tiny.CLASSES, None))(rows))
     assert [program._cache_size() for program in programs] == [1] * 5
 
 

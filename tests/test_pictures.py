@@ -25,10 +25,6 @@ def rows():
     return Preview(images=images, label=label.astype(np.int32), confidence=rng.random(SLOTS, np.float32))
 
 
-def chosen(rows, axis):
-    return pictures.of_each_class(rows, CLASSES, axis)
-
-
 def check(found, rows):
     """`found` gives the grid of all rows, with the confidences of its images."""
     there = np.asarray(found.label) >= 0
@@ -42,12 +38,12 @@ def check(found, rows):
 
 
 def test_the_images_of_a_grid_are_chosen_on_the_device(rows):
-    check(jax.jit(lambda r: chosen(r, None))(jax.tree.map(jnp.asarray, rows)), rows)
+    check(jax.jit(pictures.of_each_class(CLASSES, None))(jax.tree.map(jnp.asarray, rows)), rows)
 
 
 @pytest.mark.eight_devices
 def test_the_images_of_a_grid_are_chosen_from_all_devices(rows, monkeypatch):
     tiny.use_devices(monkeypatch, DEVICES)
     placed = parallel.to_devices(Sharded(rows=rows)).rows
-    found = jax.pmap(lambda r: chosen(r, "devices"), "devices", devices=jax.local_devices())(placed)
+    found = jax.pmap(pictures.of_each_class(CLASSES, "devices"), "devices", devices=jax.local_devices())(placed)
     check(parallel.to_host(Sharded(rows=found)).rows, rows)

@@ -38,26 +38,30 @@ def previewer(
     return preview
 
 
-def of_each_class(rows: Preview, classes: int, axis: str | None) -> Preview:
-    """The images of a `plots.class_grid`: up to `plots.PER_CLASS` of each class it shows, spread over the rows.
+def of_each_class(classes: int, axis: str | None) -> Callable[[Preview], Preview]:
+    """rows -> those of a `plots.class_grid`: up to `plots.PER_CLASS` of each class it shows, spread over the rows.
 
-    Args:
-        rows: [M / devices, ...] on this device.
+    Both are [M / devices, ...] on a device.
     """
-    label, confidence = (parallel.all_rows(x, axis) for x in (rows.label, rows.confidence))
     of_class, columns = (jnp.arange(n, dtype=jnp.int32) for n in (min(classes, plots.ROWS), plots.PER_CLASS))
-    of_class, by_class = of_class[:, None], jnp.argsort(label).astype(jnp.int32)
-    first, end = (
-        jnp.searchsorted(label[by_class], of_class, side=side).astype(jnp.int32) for side in ("left", "right")
-    )
-    shown = jnp.minimum(end - first, plots.PER_CLASS)
-    places = by_class[first + columns * (end - first - 1) // jnp.maximum(shown - 1, 1)]
-    chosen = jnp.where(columns < shown, of_class, -1)
-    padding = (0, -chosen.size % parallel.device_count(axis))
-    places, chosen = jnp.pad(places.ravel(), padding), jnp.pad(chosen.ravel(), padding, constant_values=-1)
-    images = parallel.take_rows(rows.images, places, axis)
-    chosen, confidence = (parallel.local_rows(x, axis) for x in (chosen, confidence[places]))
-    return Preview(images=images, label=chosen, confidence=confidence)
+    of_class = of_class[:, None]
+
+    def pick(rows: Preview) -> Preview:
+        label, confidence = (parallel.all_rows(x, axis) for x in (rows.label, rows.confidence))
+        by_class = jnp.argsort(label).astype(jnp.int32)
+        first, end = (
+            jnp.searchsorted(label[by_class], of_class, side=side).astype(jnp.int32) for side in ("left", "right")
+        )
+        shown = jnp.minimum(end - first, plots.PER_CLASS)
+        places = by_class[first + columns * (end - first - 1) // jnp.maximum(shown - 1, 1)]
+        chosen = jnp.where(columns < shown, of_class, -1)
+        padding = (0, -chosen.size % parallel.device_count(axis))
+        places, chosen = jnp.pad(places.ravel(), padding), jnp.pad(chosen.ravel(), padding, constant_values=-1)
+        images = parallel.take_rows(rows.images, places, axis)
+        chosen, confidence = (parallel.local_rows(x, axis) for x in (chosen, confidence[places]))
+        return Preview(images=images, label=chosen, confidence=confidence)
+
+    return pick
 
 
 def class_counts(rows: Preview, classes: int) -> list[int]:

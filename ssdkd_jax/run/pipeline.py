@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +30,7 @@ from ssdkd_jax.run import (
     yardstick,
 )
 from ssdkd_jax.run import teacher as teachers
-from ssdkd_jax.types import Network, Preview, Variables
+from ssdkd_jax.types import Network, Preview, TrainState, Variables
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
@@ -79,11 +78,12 @@ class Prepared(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run leaves: its student, what this was taught from at the end, and what summary.json holds."""
+    """What a run leaves: its student, what this was taught from at the end, what summary.json holds, and its state."""
 
     student: Classifier
     rows: Preview
     found: dict[str, Any]
+    state: TrainState
 
 
 def run(
@@ -154,9 +154,7 @@ def prepare(
         scores=judge.scores(job.network),
         fresh=indicators.make(job, config.seed),
         preview=pictures.previewer(job, variables),
-        shown=pictures.previewer(
-            job, variables, partial(pictures.of_each_class, classes=job.task.classes, axis=parallel.AXIS)
-        ),
+        shown=pictures.previewer(job, variables, pictures.of_each_class(job.task.classes, parallel.AXIS)),
     )
     named = shares.student_name(config.student.model, teacher.name)
     name, told = (learner.name, learner.digest) if learner else (named, "")
@@ -170,7 +168,8 @@ def start(
     """Run the job, or go on with it, as `distillation.distil`."""
     config, job, judges = prepared.config, prepared.job, prepared.judges
     done = distillation.distil(config, job, prepared.variables, prepared.of_run, judges, workdir, clock, watchers)
-    parallel.check_replicated(done.state)
+    if workdir is None:  # else `keep` does so, once the student is saved
+        parallel.check_replicated(done.state)
     return done
 
 
@@ -194,9 +193,8 @@ def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.S
         "class_counts": pictures.class_counts(rows, job.task.classes),
         "curve": done.curve,
     }
-    return Outcome(
-        Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores), rows, found
-    )
+    classifier = Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores)
+    return Outcome(classifier, rows, found, done.state)
 
 
 def keep(
@@ -213,9 +211,13 @@ def keep(
     Args:
         original: the config as it was given.
         dataset: for the yardsticks, and for pictures of real images.
+
+    Raises:
+        RuntimeError: where the devices do not agree at the end; the student is saved all the same.
     """
     config, teacher, student, score = prepared.config, prepared.teacher, outcome.student, prepared.judge.score
     saved.keep(student, workdir / "student")
+    parallel.check_replicated(outcome.state)
     found = dict(outcome.found)
     if dataset is not None:
         found |= yardsticks(config, dataset, teacher, score, clock, stop)
