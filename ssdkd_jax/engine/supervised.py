@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from ssdkd_jax import augment
-from ssdkd_jax.engine import dispatch, guard, optimization, parallel
+from ssdkd_jax.engine import dispatch, guard, hosts, optimization, parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
@@ -93,7 +93,8 @@ def fit(
         state: placed on the devices (`parallel.to_devices`).
         images, labels: the whole set, uint8 [M, H, W, D] and int [M] (dense tasks [M, H, W]).
         on_epoch: called with (epochs done, state, the task's scores) after each.
-        stop: asked between dispatches; once it says so, the state is returned as it then is.
+        stop: asked between dispatches, with several hosts before each epoch; once it says so, the state is returned
+            as it then is.
         visits: images that an epoch looks at, going through the set as often as that takes; None: each once.
 
     Raises:
@@ -113,7 +114,7 @@ def fit(
     for epoch in range(done // steps, recipe.epochs):
         order = parallel.to_devices(shuffle(epoch))
         rest_of_epoch = epoch_steps._replace(times=(epoch + 1) * steps - done)
-        state, history = rest_of_epoch(state, *fixed, order, key_view, stop=stop)
+        state, history = rest_of_epoch(state, *fixed, order, key_view, stop=hosts.rarely(stop))
         history, done = dispatch.fetch(history), int(parallel.unreplicate(state.step))
         watch.check(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:
