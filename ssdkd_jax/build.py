@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from ssdkd_jax import (
     augment,
@@ -28,6 +27,9 @@ from ssdkd_jax.errors import Faults
 from ssdkd_jax.models import shares
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 @settings.section("")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ssdkd_jax import build, presets
@@ -27,6 +26,7 @@ from ssdkd_jax.types import Array, Inputs, Key, Network, Preview, Variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from ml_collections import ConfigDict
 
 AT_ONCE = 256
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
@@ -16,6 +15,9 @@ from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import beginning, identity, indicators
 from ssdkd_jax.types import Preview, TrainState, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list, "first": dict}  # of `Distilled`, kept
 

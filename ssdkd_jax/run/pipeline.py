@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax import config as settings
@@ -33,6 +32,8 @@ from ssdkd_jax.run import teacher as teachers
 from ssdkd_jax.types import Network, Preview, TrainState, Variables
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -206,14 +207,11 @@ def keep(
     dataset: Dataset | None = None,
     stop: Callable[[], bool] = dispatch.never,
 ) -> dict[str, Any]:
-    """Write all that a finished run leaves in its workdir, and return what summary.json then holds.
+    """Write all that a finished run leaves in its workdir, the student first, and return what summary.json then holds.
 
     Args:
         original: the config as it was given.
         dataset: for the yardsticks, and for pictures of real images.
-
-    Raises:
-        RuntimeError: where the devices do not agree at the end; the student is saved all the same.
     """
     config, teacher, student, score = prepared.config, prepared.teacher, outcome.student, prepared.judge.score
     saved.keep(student, workdir / "student")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, presets
 from ssdkd_jax.engine import dispatch, loop, parallel
 from ssdkd_jax.types import Inputs, Network, TrainState, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def first_state(job: build.Job, seed: int) -> TrainState:

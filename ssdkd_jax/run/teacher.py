@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
@@ -25,6 +24,8 @@ from ssdkd_jax.run import evaluation, identity
 from ssdkd_jax.types import ModelState
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 log = logging.getLogger(__name__)

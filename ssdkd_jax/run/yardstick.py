@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption, supervised
@@ -17,6 +16,8 @@ from ssdkd_jax.models import shares
 from ssdkd_jax.run import evaluation
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 
