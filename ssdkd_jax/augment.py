@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import ModuleType
 
-import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import settings
+from ssdkd_jax.errors import needs
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key
 
@@ -44,11 +45,22 @@ class Mixup:
         return (lambda step: jnp.where(step < end, jnp.float32(self.mixup), 0.0)) if self.mixup else None
 
 
+def _pix() -> ModuleType:
+    """dm-pix, which makes views; nothing else needs it."""
+    with needs():
+        import dm_pix
+    return dm_pix
+
+
 def make(flip: bool, shift: int, crop: int = 0) -> View:
     """(key, image [H, W, D]) -> image: mirrored with probability 1/2, moved by at most `shift` pixels.
 
     The uncovered border is zero, as in the usual CIFAR recipe. With `crop`, [crop, crop, D] of what is then seen.
+
+    Raises:
+        MissingError: without dm-pix, where there is anything to do.
     """
+    pix = _pix() if flip or shift or crop else None
 
     def view(key: Key, image: Array) -> Array:
         key_flip, key_shift, key_crop = jax.random.split(key, 3)
@@ -86,7 +98,11 @@ def resized_crop(least: float) -> View:
 
     Args:
         least: smallest share of the area that is kept, in (0, 1].
+
+    Raises:
+        MissingError: without dm-pix.
     """
+    pix = _pix()
 
     def view(key: Key, image: Array) -> Array:
         key_area, key_place, key_flip = jax.random.split(key, 3)

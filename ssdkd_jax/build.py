@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from ssdkd_jax import (
     augment,
@@ -29,6 +28,9 @@ from ssdkd_jax.methods import beside
 from ssdkd_jax.models import shares
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Inputs, Method, Network, Task, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 @settings.section("")
@@ -68,7 +70,7 @@ class Schedule:
     warmup: int = setting(5, "rounds that only make images", least=0)
     distill_steps: int = setting(50, "student steps in each later round", least=1)
     evaluate_every: int = setting(10, "rounds", least=1)
-    checkpoint_seconds: float = setting(30.0, "between checkpoints; a kill costs at most that and a round", least=0)
+    checkpoint_seconds: float = setting(30.0, "between checkpoints; a kill costs about that and a round", least=0)
     max_skipped: int = setting(10, "steps in a row, each skipped as not finite, that stop the run", least=1)
 
     def faults(self) -> Iterator[str]:

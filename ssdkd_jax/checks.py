@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import jax
-from ml_collections import ConfigDict
 
 from ssdkd_jax import models, settings
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import Faults, InputError
 from ssdkd_jax.models import shares
 from ssdkd_jax.types import Inputs, Network, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def disagreements(config: ConfigDict, read_fields: Collection[str]) -> list[str]:

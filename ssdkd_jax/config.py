@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING, Any
 
 from ssdkd_jax import (
     augment,
@@ -30,6 +28,9 @@ from ssdkd_jax import (
 )
 from ssdkd_jax.errors import Faults
 from ssdkd_jax.methods import beside
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 STATIONS = (
     *(build.Run, build.Data, build.MethodName, build.Schedule, teacher.Settings, teacher.Cache),

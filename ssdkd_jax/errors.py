@@ -24,17 +24,21 @@ class NotFiniteError(InputError, FloatingPointError):
 
 
 @contextlib.contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Within it stand imports of packages that only an extra installs.
+def needs(extra: str = "") -> Iterator[None]:
+    """Within it stand imports of packages without which the rest of the library runs.
+
+    Args:
+        extra: which installs them; '' where each is installed by its own name.
 
     Raises:
-        MissingError: where one of them is not installed.
+        MissingError: where one of them is not installed, with the command that installs it.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or str(error)).partition(".")[0]
-        raise MissingError(f"The package {package} is not installed; pip install 'ssdkd_jax[{extra}]'.") from error
+        wanted = f"'ssdkd_jax[{extra}]'" if extra else package.replace("_", "-")
+        raise MissingError(f"The package {package} is not installed; pip install {wanted}.") from error
 
 
 class Faults:

@@ -7,9 +7,12 @@ student's optimiser, the same for every method. docs/presets.md has the presets,
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from ssdkd_jax import build, methods, settings
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 PRESETS = methods.presets()
 ROUNDS = 5

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from ssdkd_jax import config as defaults
 from ssdkd_jax import presets
 from ssdkd_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def fashion_mnist(teacher: str, student: str) -> ConfigDict:

@@ -186,10 +186,26 @@ def set_gaps(index: Index, slots: Array, gaps: Array, measured: Array, step: Arr
         step: int [], the student step.
     """
     chex.assert_equal_shape((slots, gaps, measured))
-    times = jnp.zeros_like(index.gap).at[slots].add(jnp.where(measured, 1.0, 0.0).astype(gaps.dtype))
-    total = jnp.zeros_like(index.gap).at[slots].add(jnp.where(measured, gaps, 0.0))
+    times = sums_by_slot(slots, measured.astype(gaps.dtype), index.gap.shape[0])
+    total = sums_by_slot(slots, jnp.where(measured, gaps, 0.0), index.gap.shape[0])
     gap = jnp.where(times > 0, total / jnp.maximum(times, 1.0), index.gap)
     return index.replace(gap=gap, drawn=jnp.where(times > 0, step, index.drawn))
+
+
+def sums_by_slot(slots: Array, values: Array, count: int) -> Array:
+    """The values of a batch summed by slot, 0 where a slot is not in it: [count].
+
+    All devices get the same bits, since each sum runs over the whole batch and its slot's last row alone writes it; a
+    scatter-add on a GPU leaves the order of its additions open.
+
+    Args:
+        slots, values: [B].
+        count: N.
+    """
+    same = slots[:, None] == slots
+    last = ~jnp.triu(same, 1).any(1)
+    sums = jnp.where(same, values, 0.0).sum(1)
+    return jnp.zeros(count, values.dtype).at[jnp.where(last, slots, count)].set(sums, mode="drop")
 
 
 def summary(index: Index, classes: int) -> Metrics:

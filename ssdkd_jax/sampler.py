@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssdkd_jax import settings
+from ssdkd_jax import replay_buffer, settings
 from ssdkd_jax.engine import optimization
 from ssdkd_jax.replay_buffer import Index
 from ssdkd_jax.settings import setting
@@ -190,8 +190,9 @@ def policy_gradient(
         reward = jnp.where(measured, index.gap[slots] - gaps, 0.0)
         advantage = reward - state.baseline
         spread = jnp.sqrt(share @ jnp.square(advantage - share @ advantage))
-        logits, advantage = partial(logits_of, index=index, step=step), share * advantage / (spread + 1e-6)
-        grads = jax.grad(reinforce_loss)(state.params, logits, index.occupied, slots, advantage, entropy)
+        credit = replay_buffer.sums_by_slot(slots, share * advantage / (spread + 1e-6), index.gap.shape[0])
+        logits = partial(logits_of, index=index, step=step)
+        grads = jax.grad(reinforce_loss)(state.params, logits, index.occupied, credit, entropy)
         params, opt_state = optimization.descend(tx, grads, state.opt_state, state.params)
         learnt = PolicyState(
             params=params,
@@ -204,19 +205,19 @@ def policy_gradient(
 
 
 def reinforce_loss(
-    params: Any, logits_of: Callable[[Any], Array], occupied: Array, slots: Array, advantage: Array, entropy: float
+    params: Any, logits_of: Callable[[Any], Array], occupied: Array, credit: Array, entropy: float
 ) -> Array:
-    """-sum_b A_b log pi(slot_b) - entropy H(pi), []; with A_b over the number of draws, the gradient is REINFORCE's.
+    """-sum_i A_i log pi(i) - entropy H(pi), []; with A_i the advantages of a slot over all draws, REINFORCE's gradient.
 
     Args:
         logits_of: params -> [N].
         occupied: bool [N].
-        slots, advantage: [B].
+        credit: A, [N]; 0 for a slot that was not drawn.
     """
     log_pi = log_probabilities(logits_of(params), occupied)
     finite = jnp.where(occupied, log_pi, 0.0)
     bonus = -jnp.sum(jnp.where(occupied, jnp.exp(finite) * finite, 0.0))
-    return -jnp.sum(advantage * finite[slots]) - entropy * bonus
+    return -jnp.sum(credit * finite) - entropy * bonus
 
 
 SAMPLERS: dict[str, tuple[Callable[..., Sampler], tuple[type, ...]]] = {  # (maker, what it takes after the classes)

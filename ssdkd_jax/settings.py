@@ -16,11 +16,12 @@ import operator
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
-from ml_collections import ConfigDict, config_dict
+from ssdkd_jax.errors import Faults, InputError, needs
 
-from ssdkd_jax.errors import Faults, InputError
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Record = TypeVar("Record")
 Section = Any  # a class made by `section`, with an attribute SECTION
@@ -217,7 +218,10 @@ def defaults(records: Iterable[Section]) -> ConfigDict:
 
     Raises:
         ValueError: where two records have the same field.
+        MissingError: without ml-collections.
     """
+    with needs():
+        from ml_collections import ConfigDict, FieldReference
     values: dict[str, Any] = {}
     for record in records:
         hints = typing.get_type_hints(record)
@@ -225,14 +229,9 @@ def defaults(records: Iterable[Section]) -> ConfigDict:
         for field in dataclasses.fields(record):
             if field.name in part:
                 raise ValueError(f"Two records hold the setting '{record.SECTION}.{field.name}'; leave one out.")
-            part[field.name] = _placed(field.default, hints[field.name])
+            kind, optional = _parts(hints[field.name])  # where None is allowed, the config remembers the type
+            part[field.name] = FieldReference(field.default, field_type=kind) if optional else field.default
     return ConfigDict(values).lock()
-
-
-def _placed(default: Any, kind: Any) -> Any:
-    """A value of the config; where None is allowed, one that remembers its type."""
-    bare, optional = _parts(kind)
-    return config_dict.FieldReference(default, field_type=bare) if optional else default
 
 
 def chosen(table: Mapping[str, Any], field: str, name: str) -> Any:

@@ -214,6 +214,8 @@ class Method(NamedTuple):
         distillation_loss: (teacher logits, student logits) -> [B], what the student descends.
         preview: (state, teacher variables, key) -> Preview, what the student is taught from.
         images_made: (rounds, student steps) -> how many images were synthesised for them, in all.
+        fill: state as of `init` -> the same with arrays that the method was given; outside of every program, which
+            would hold them as constants.
     """
 
     init: Callable[[Key], Any]
@@ -223,6 +225,7 @@ class Method(NamedTuple):
     distillation_loss: Callable[[Array, Array], Array]
     preview: Callable[[Any, Variables, Key], Preview]
     images_made: Callable[[int, int], int]
+    fill: Callable[[Any], Any] = lambda state: state
 
 
 @chex.dataclass(frozen=True)

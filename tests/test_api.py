@@ -213,7 +213,7 @@ def test_synthetic_images_of_a_teacher_alone(teacher, tmp_path):
 def test_a_loop_of_ones_own_with_plain_jit(teacher):
     config = small()
     job = build.job(config, teacher.inputs, teacher.network, teacher.variables, axis=None)
-    state, made = loop.init(job.method, job.network, job.tx, seed=0), []
+    state, made = loop.first(job.method, job.network, job.tx, seed=0), []
     begin, invert, finish = (
         jax.jit(f) for f in (loop.begin(job.method), job.method.synthesis.step, loop.finish(job.method))
     )

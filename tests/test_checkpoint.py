@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 
@@ -155,7 +156,7 @@ def test_a_full_disk_while_orbax_writes_is_an_oserror_and_keeps_the_checkpoint_b
         (path.parent / f"{path.name}.orbax-checkpoint-tmp").mkdir()
         raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']")
 
-    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointer, "save", fail)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", fail)
     with pytest.raises(OSError, match="No space left on device") as error:
         checkpoint.save(copied, 3, tree(3))
     assert workdir.explain(error.value).startswith("The disk is full ([Errno 28] No space left on device")
@@ -198,7 +199,7 @@ def test_another_structure_is_an_error_that_names_the_array(two, like, sentence)
 
 def test_a_checkpoint_that_declares_far_more_than_is_expected_is_refused_before_it_is_read(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, {"w": np.zeros(3_000_000, np.int8)})
-    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointer, "restore", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(ValueError, match="of another model or configuration: it holds 3000000 numbers"):
         checkpoint.restore(tmp_path, {"w": np.zeros(5, np.int8)})
 

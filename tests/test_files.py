@@ -1,14 +1,16 @@
 """Files are written whole or not at all; nothing is written through a link."""
 
+import hashlib
 import os
 import stat
+import tracemalloc
 
 import numpy as np
 import pytest
 import runs
 import tiny
 
-from ssdkd_jax.engine import checkpoint, files, workdir
+from ssdkd_jax.engine import checkpoint, files, saver, workdir
 from ssdkd_jax.report import masks, plots, progress
 
 MINE = b"export PATH=mine\n"
@@ -120,7 +122,7 @@ def test_a_folder_of_a_run_that_is_a_link_is_refused_and_nothing_lands_behind_it
     for write in (
         lambda path: workdir.claim(path.parent),
         progress.Board,
-        lambda path: checkpoint.Saver(path, 0.0),
+        lambda path: saver.Saver(path, 0.0),
         lambda path: checkpoint.save(path, 1, {"w": np.ones(2)}),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -154,3 +156,16 @@ def test_only_plain_files_are_read(tmp_path, mine, stand):
     stand(tmp_path / "a", mine)
     with pytest.raises(ValueError, match="not a plain file of its own"):
         files.read_bytes(tmp_path / "a")
+    with pytest.raises(ValueError, match="not a plain file of its own"):
+        files.digest(tmp_path / "a")
+
+
+def test_a_digest_takes_a_piece_of_a_file_at_a_time(tmp_path):
+    content = np.random.default_rng(0).bytes(8_000_000)
+    (tmp_path / "a").write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert files.digest(tmp_path / "a") == (len(content), hashlib.sha256(content).hexdigest())
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()

@@ -18,6 +18,7 @@ from ssdkd_jax.engine import checkpoint, preemption
 
 COMMON = """
 import os, resource, shutil, signal, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from ssdkd_jax.engine import checkpoint, workdir
@@ -46,7 +47,8 @@ while status:
     child = os.fork()
     if not child:
         kill_at(change)
-        checkpoint.save(copied, 2, tree(3), {"at": 3}, keep=1)
+        end = checkpoint.begin(copied, 2, tree(3), {"at": 3}, keep=1)
+        ThreadPoolExecutor(1).submit(end).result()
         os._exit(0)
     status = os.waitpid(child, 0)[1]
     assert status in (0, signal.SIGKILL)

@@ -79,6 +79,15 @@ def test_a_dispatch_of_many_steps_on_many_devices_lowers_for_accelerators(teache
     assert "stablehlo.all_reduce" in module
 
 
+def test_what_all_devices_hold_is_never_added_up_in_an_open_order(single):
+    job, state, variables = single
+    batch = jax.eval_shape(job.method.sample, state.method, variables, jnp.int32(0), jax.random.key(0))
+    gaps = jax.ShapeDtypeStruct(batch.slots.shape, "float32")
+    text = str(jax.make_jaxpr(job.method.feedback)(state.method, batch, gaps, jnp.int32(0)))
+    assert not re.search(r"f32\[\d*\] = scatter[-_]add", text)
+    assert "scatter[" in text
+
+
 def test_no_step_asks_where_it_runs(monkeypatch):
     def traced(platform):
         monkeypatch.setattr(jax, "default_backend", lambda: platform)

@@ -37,8 +37,11 @@ def configured(name):
 
 
 def job_of(name, variables, axis="devices"):
-    given = np.asarray(255 * tiny.images(3, 24), np.uint8)
-    return build.job(configured(name), tiny.INPUTS, tiny.teacher_network(axis), variables, axis, given)
+    return build.job(configured(name), tiny.INPUTS, tiny.teacher_network(axis), variables, axis, given_images())
+
+
+def given_images():
+    return np.asarray(255 * tiny.images(3, 24), np.uint8)
 
 
 def seen_by_the_teacher(variables, x):
@@ -238,6 +241,16 @@ def test_unknown_methods_and_missing_pieces_are_one_sentence(teacher_variables):
     ):
         with pytest.raises(ValueError, match=sentence):
             build.job(tiny.make_config(**fields), tiny.INPUTS, network, teacher_variables, None)
+
+
+def test_given_images_fill_the_buffer_and_are_no_constant_of_a_program(teacher_variables):
+    job, images = job_of("real_small", teacher_variables), given_images()
+    traced = jax.make_jaxpr(lambda seed: loop.init(job.method, job.network, job.tx, seed))(0)
+    assert max((np.size(constant) for constant in traced.consts), default=0) < images.size
+    buffer = parallel.to_host(parallel.to_devices(tiny.first_state(job))).method.buffer
+    np.testing.assert_array_equal(buffer.shards.rows.images[: len(images)], images)
+    assert not buffer.shards.rows.images[len(images) :].any()
+    np.testing.assert_array_equal(buffer.index.label, np.zeros(len(images)))
 
 
 def rounds(name, variables, upto, folder=None):

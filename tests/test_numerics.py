@@ -11,6 +11,7 @@ from test_methods import configured, job_of
 
 from ssdkd_jax import augment, build, presets
 from ssdkd_jax.engine import calibration, evaluation, loop, optimization, parallel, supervised
+from ssdkd_jax.run import pictures
 from ssdkd_jax.tasks import classification, segmentation
 from ssdkd_jax.types import named_leaves
 
@@ -66,7 +67,8 @@ def test_a_round_keeps_its_dtypes_and_compiles_once(name, teacher_variables, unu
         for _ in range(2):
             state, _ = checked(distill(state, variables))
         checked(renew(state.student.variables, state, variables, jnp.int32(number)))
-    checked(jax.jit(job.method.preview)(state.method, variables, jax.random.key(1)))
+    rows = checked(jax.jit(job.method.preview)(state.method, variables, jax.random.key(1)))
+    checked(jax.jit(pictures.of_each_class(tiny.CLASSES, None))(rows))
     assert [program._cache_size() for program in programs] == [1] * 5
 
 

@@ -149,7 +149,7 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
     teacher = parallel.to_host(state.variables)
     with seconds("compilation of a round"):
         job = build.job(config, inputs, network, teacher)
-        first = parallel.to_devices(loop.init(job.method, job.network, job.tx, 0))
+        first = parallel.to_devices(loop.first(job.method, job.network, job.tx, 0))
         programs = loop.compile_round(job.method, job.step, job.plan, first, state.variables)
     metrics = []
     after, _ = loop.run(programs, job.plan, first, state.variables, seconds, lambda *args: metrics.append(args[2]))

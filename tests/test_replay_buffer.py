@@ -118,6 +118,15 @@ def test_set_gaps_averages_duplicates_and_leaves_the_others():
     assert [int(out.drawn[i]) for i in (4, 7, 0)] == [9, 9, 3]
 
 
+def test_the_sums_of_a_batch_by_slot_are_numpys(rng):
+    slots, values = rng.integers(0, SLOTS - 1, 64), rng.standard_normal(64).astype(np.float32)
+    expected = np.zeros(SLOTS)
+    np.add.at(expected, slots, values.astype(np.float64))
+    found = replay_buffer.sums_by_slot(jnp.asarray(slots), jnp.asarray(values), SLOTS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert len(set(slots)) < 64 and float(found[SLOTS - 1]) == 0.0
+
+
 def test_gaps_that_are_not_of_the_slots_own_image_change_nothing(rng):
     index = empty().index.replace(gap=jnp.arange(SLOTS, dtype=jnp.float32), drawn=jnp.full(SLOTS, 3, jnp.int32))
     slots, gaps, measured = rng.integers(0, SLOTS, 40), rng.random(40).astype(np.float32), rng.random(40) < 0.4

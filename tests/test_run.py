@@ -127,6 +127,21 @@ class StopAfter:
         return self.left < 0
 
 
+def test_the_student_is_saved_before_the_devices_are_compared(used, dataset, one_device, tmp_path, monkeypatch):
+    folder, config = used
+    run = shutil.copytree(folder / "finished", tmp_path / "run")
+    shutil.rmtree(run / "student")
+
+    def differ(tree):
+        raise RuntimeError("'w' differs between devices")
+
+    monkeypatch.setattr(parallel, "check_replicated", differ)
+    with pytest.raises(RuntimeError, match="differs between devices"):
+        pipeline.run(config, dataset, run)
+    student, expected = (saved.load(place / "student", "tiny:Tiny").variables for place in (run, folder / "finished"))
+    assert tiny.tree_equal(dict(student), dict(expected))
+
+
 @pytest.mark.parametrize("how", ["finished", "interrupted"])
 @pytest.mark.parametrize("sentence", OTHERS)
 def test_another_run_in_a_used_folder_is_refused_and_nothing_there_changes(used, dataset, one_device, how, sentence):

@@ -138,8 +138,8 @@ def test_reinforce_gradient_is_in_expectation_that_of_the_expected_reward(baseli
 
     @jax.jit
     def estimate(p, slot):
-        one = slot[None]
-        return jax.grad(sampler.reinforce_loss)(p, policy_logits, occupied, one, reward[one] - baseline, 0.0)
+        credit = jax.nn.one_hot(slot, 6) * (reward[slot] - baseline)
+        return jax.grad(sampler.reinforce_loss)(p, policy_logits, occupied, credit, 0.0)
 
     pi = np.exp(sampler.log_probabilities(policy_logits(params), occupied))
     estimates = [jax.tree.map(lambda g, slot=slot: pi[slot] * g, estimate(params, jnp.int32(slot))) for slot in FILLED]
@@ -151,7 +151,7 @@ def test_reinforce_gradient_is_in_expectation_that_of_the_expected_reward(baseli
 
 def test_entropy_bonus_has_the_gradient_of_the_entropy():
     logits, occupied = jnp.array([0.3, -1.0, 2.0, 0.1, 0.7, 0.0]), index().occupied
-    gradient = jax.grad(sampler.reinforce_loss)(logits, lambda x: x, occupied, jnp.array([0]), jnp.zeros(1), 0.5)
+    gradient = jax.grad(sampler.reinforce_loss)(logits, lambda x: x, occupied, jnp.zeros(6), 0.5)
     pi = np.exp(np.asarray(logits, np.float64))[FILLED]
     pi /= pi.sum()
     entropy = -(pi * np.log(pi)).sum()

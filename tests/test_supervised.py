@@ -71,6 +71,11 @@ def separable():
 @pytest.fixture(scope="module")
 def fitted(separable):
     """A linear network after some epochs, and what `on_epoch` heard."""
+    return fit(*separable)
+
+
+def fit(images, labels, **more):
+    """(network, state, what `on_epoch` heard) of a linear network after five epochs."""
     network = models.bind(tiny.Linear(3), tiny.SHAPE, axis=parallel.AXIS)
     recipe = supervised.Recipe(5, 16, optimization.sgd(0.1, 15, 0.0, 0.1), augment.make(False, 0))
     state = optimization.init(network, recipe.tx, jax.random.key(0))
@@ -80,9 +85,11 @@ def fitted(separable):
         classification.make(3, 1.0),
         recipe,
         parallel.to_devices(state),
-        *separable,
+        images,
+        labels,
         jax.random.key(1),
         lambda epoch, state, metrics: heard.append((epoch, int(parallel.unreplicate(state.step)), metrics)),
+        **more,
     )
     return network, state, heard
 
@@ -91,6 +98,16 @@ def test_fitting_visits_whole_batches_each_epoch_and_learns(fitted):
     _, _, heard = fitted
     assert [(epoch, step) for epoch, step, _ in heard] == [(e, 3 * e) for e in range(1, 6)]
     assert heard[-1][2]["loss"] < 0.5 * heard[0][2]["loss"]
+
+
+def test_an_epoch_longer_than_the_set_goes_through_it_as_often_as_that_takes(separable):
+    images, labels = (x[:20] for x in separable)
+    _, repeated, _ = fit(np.resize(images, (50, *tiny.SHAPE)), np.resize(labels, 50))
+    _, visited, heard = fit(images, labels, visits=50)
+    assert [(epoch, step) for epoch, step, _ in heard] == [(e, 3 * e) for e in range(1, 6)]
+    assert tiny.tree_equal(parallel.to_host(visited), parallel.to_host(repeated))
+    times = np.bincount(supervised.shuffled(jax.random.key(2), 50, 20), minlength=20)
+    assert sorted(times) == [2] * 10 + [3] * 10
 
 
 def test_evaluation_over_padded_batches_is_the_plain_mean(fitted, separable):

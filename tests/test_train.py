@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax.engine import checkpoint, loop, parallel
+from ssdkd_jax.engine import checkpoint, hosts, loop, parallel
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -99,6 +99,17 @@ def test_a_run_stopped_within_a_round_ends_with_the_same_bits(compiled, undistur
     assert loop.position(resumed).checkpoint > at.checkpoint
     assert rounds == [1, 2, 3, 4]
     assert tiny.tree_equal(parallel.to_host(resumed), undisturbed[0])
+
+
+@pytest.mark.parametrize("calls", [0, 2, 3, 6, 7])
+def test_several_hosts_agree_on_a_stop_once_in_each_half_of_a_round(compiled, undisturbed, monkeypatch, calls):
+    job, programs, first, teacher = compiled
+    monkeypatch.setattr(hosts, "alone", lambda: False)
+    stop, plan = StopAfter(calls), job.plan._replace(rounds=4)
+    state, _ = loop.run(programs, plan, parallel.to_devices(first), teacher, tiny.clock, lambda *_: None, stop)
+    assert calls - stop.left == min(calls + 1, 7)  # four syntheses, three of them with distillation
+    assert loop.position(state) == [(0, 0), (1, 0), (2, 0), (2, 2), (3, 2), (3, 4), (4, 4), (4, 6)][calls]
+    assert calls < 7 or tiny.tree_equal(parallel.to_host(state), undisturbed[0])
 
 
 def test_a_position_says_what_is_due_next_and_where_that_leads():

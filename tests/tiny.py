@@ -166,7 +166,7 @@ def job(cfg, variables, axis="devices"):
 
 def first_state(a_job, seed=0):
     """The state before the first round, compiled as one program."""
-    return jax.jit(lambda: loop.init(a_job.method, a_job.network, a_job.tx, seed))()
+    return loop.first(a_job.method, a_job.network, a_job.tx, seed)
 
 
 def synthesize(a_job, state, variables):

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, presets
 from ssdkd_jax import config as settings
@@ -32,6 +31,7 @@ from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from ml_collections import ConfigDict
 
 log = logging.getLogger(__name__)
 OnRound = Callable[[int, dict[str, float]], None]
@@ -174,13 +174,13 @@ def resolved(
     rounds: int | None,
 ) -> ConfigDict:
     """The config of a call, with what the caller says besides."""
-    if isinstance(config, ConfigDict):
-        settings.check(config)
-        found = config
-    elif config is None:
+    if config is None:
         found = default_config(teacher, student)
     elif isinstance(config, str):
         found = presets.apply(default_config(teacher, student), config)
+    elif isinstance(config, type(settings.default())):
+        settings.check(config)
+        found = config
     else:
         raise InputError(f"config is a {type(config).__name__}; give a ConfigDict, the name of a method, or None.")
     found = synthesis.prepared(found, task, seed)

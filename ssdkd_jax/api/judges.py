@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import augment, build
 from ssdkd_jax.engine import evaluation as engine
@@ -17,6 +16,9 @@ from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.run import evaluation
 from ssdkd_jax.run.summary import NOT_SCORES
 from ssdkd_jax.types import Network, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Function = Callable[[Classifier], float | Mapping[str, float]]
 Evaluate = tuple[np.ndarray, np.ndarray] | Function

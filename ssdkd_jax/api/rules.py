@@ -10,13 +10,16 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from ssdkd_jax import config as settings
 from ssdkd_jax import hints
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Inputs, Network
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from ssdkd_jax import build, presets
@@ -27,6 +26,7 @@ from ssdkd_jax.types import Array, Inputs, Key, Network, Preview, Variables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from ml_collections import ConfigDict
 
 AT_ONCE = 256
 
@@ -150,7 +150,7 @@ def synthesize(
     settings.check(ruled)
     job = build.job(ruled, teacher.inputs, teacher.network, teacher.variables, learner=nobody)
     variables = parallel.to_devices(dict(teacher.variables))
-    state = parallel.to_devices(loop.init(job.method, job.network, job.tx, ruled.seed))
+    state = parallel.to_devices(loop.first(job.method, job.network, job.tx, ruled.seed))
     programs = loop.round_programs(job.method, job.step, job.plan)
     with progress.progress("synthesis", rounds) as advance:
         for _ in range(rounds):

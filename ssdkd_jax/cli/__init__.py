@@ -7,6 +7,7 @@ import importlib
 import sys
 
 from ssdkd_jax.engine import environment
+from ssdkd_jax.errors import MissingError
 
 COMMANDS = {
     "distill": ("distill", "a student from a teacher, without its data"),
@@ -30,7 +31,11 @@ def main() -> None:
     if word in COMPUTING:
         environment.prepare()
     sys.argv = [f"ssdkd {word}", *sys.argv[2:]]
-    importlib.import_module(f"{__name__}.{COMMANDS[word][0]}").launch()
+    try:
+        command = importlib.import_module(f"{__name__}.{COMMANDS[word][0]}")
+    except MissingError as error:
+        sys.exit(f"Error: {error}")
+    command.launch()
 
 
 def usage() -> str:

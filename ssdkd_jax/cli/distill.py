@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from ssdkd_jax.api import distillation, rules
 from ssdkd_jax.api.teachers import Teacher
@@ -28,6 +28,9 @@ from ssdkd_jax.errors import InputError
 from ssdkd_jax.report import progress
 from ssdkd_jax.run import pipeline, summary
 from ssdkd_jax.run import teacher as teachers
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 SECONDS = "What summary.json's seconds are; 'cpu' where others use the machine."
 SAME = {"teacher": "teacher.checkpoint", "student": "student.model"}

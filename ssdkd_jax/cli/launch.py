@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
 
 from ssdkd_jax import config as settings
 from ssdkd_jax import settings as fields
 from ssdkd_jax.engine import environment, hosts, preemption
 from ssdkd_jax.engine import workdir as folders
-from ssdkd_jax.errors import Faults, InputError, MissingError
+from ssdkd_jax.errors import Faults, InputError, MissingError, needs
+
+with needs():
+    from ml_collections import ConfigDict, config_flags
 
 if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset

@@ -13,28 +13,25 @@ writes the rows of each together, into one folder that all of them see; the firs
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-import math
 import os
-import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
-from ssdkd_jax.engine import checkpoint_folder, files, hosts, manifest, parallel
+from ssdkd_jax.engine import arrays, checkpoint_folder, hosts, manifest
+from ssdkd_jax.engine.arrays import read
 from ssdkd_jax.engine.manifest import Damaged, verify
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Sharded, named_leaves
 
-__all__ = ["Damaged", "Saver", "newest", "newest_whole", "read", "restore", "save", "steps", "verify"]
+__all__ = ["Damaged", "begin", "newest", "newest_whole", "read", "restore", "save", "steps", "verify"]
 
-ARRAYS = "arrays"
 SLACK = 1e6  # numbers beyond twice what is expected that are still read, to say what differs
 log = logging.getLogger(__name__)
 
@@ -60,41 +57,36 @@ def save(folder: str | Path, step: int, tree: Any, note: dict | None = None, kee
         OSError: when the disk is full or not writable; older checkpoints stay, of this number too.
         InputError: when the folder is a link, or what was written reads back otherwise; older checkpoints stay.
     """
-    partial = Path(folder).absolute() / checkpoint_folder.partial_name(_random_bytes())
-    with checkpoint_folder.made(partial) if hosts.is_first() else contextlib.nullcontext():
-        hosts.wait("checkpoint folder")
-        _write(partial, _stored(tree))
-        if hosts.is_first():
-            manifest.write(partial, note or {})
-            checkpoint_folder.publish(partial, step, keep)
+    begin(folder, step, tree, note, keep)()
     hosts.wait("checkpoint manifest")
 
 
-class Saver:
-    """Saves a state that is on the devices, no more often than every `seconds` but where it must be.
+def begin(folder: str | Path, step: int, tree: Any, note: dict | None = None, keep: int = 2) -> Callable[[], None]:
+    """Begin to `save`, of `tree` and `note` as they are at this moment.
 
-    Args:
-        folder: None saves nothing.
+    Returns:
+        What waits until all is written, and makes it a checkpoint; called once, in any thread.
 
     Raises:
-        InputError: where the folder is a link.
+        OSError, InputError: as `save`; so may what is returned.
     """
+    note = json.loads(json.dumps(note or {}))
+    partial = Path(folder).absolute() / checkpoint_folder.partial_name(_random_bytes())
+    with contextlib.ExitStack() as opened:
+        if hosts.is_first():
+            opened.enter_context(checkpoint_folder.made(partial))
+        hosts.wait("checkpoint folder")
+        end_writing = arrays.begin_writing(partial, _stored(tree))
+        under_way = opened.pop_all()
 
-    def __init__(self, folder: Path | None, seconds: float):
-        if folder is not None:
-            files.refuse_link(folder)
-        self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
+    def end() -> None:
+        with under_way:
+            end_writing()
+            if hosts.is_first():
+                manifest.write(partial, note)
+                checkpoint_folder.publish(partial, step, keep)
 
-    def now_and_then(self, step: int, state: Any, note: dict) -> None:
-        """Save `state` where the last time is long enough ago on any host."""
-        if hosts.any_of(time.monotonic() - self.last >= self.seconds):
-            self.now(step, state, note)
-
-    def now(self, step: int, state: Any, note: dict) -> None:
-        """Save `state`."""
-        if self.folder is not None:
-            save(self.folder, step, parallel.to_save(state), note)
-        self.last = time.monotonic()
+    return end
 
 
 def steps(folder: str | Path) -> list[int]:
@@ -144,67 +136,9 @@ def newest_whole(folder: str | Path, read: Callable[[Path], Any] = lambda path: 
     return None
 
 
-def read(path: Path, most: float = math.inf) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by their dotted names, as they were saved.
-
-    Args:
-        most: numbers that they may hold together; no more are allocated.
-
-    Raises:
-        Damaged: where orbax cannot read them.
-        InputError: where they hold more.
-    """
-    try:
-        with _arrays(path) as place, ocp.PyTreeCheckpointer() as reader:
-            names = reader.metadata(place).item_metadata.tree
-            declared = sum(np.prod(leaf.shape, dtype=float) for leaf in names.values())
-            if declared > most:
-                raise InputError(f"{path} is of another model or configuration: it holds {declared:.0f} numbers.")
-            return reader.restore(
-                place, restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-            )
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError, FileNotFoundError) as error:
-        raise Damaged(f"{path} holds no arrays that orbax can read ({type(error).__name__}).") from error
-
-
 def _random_bytes() -> bytes:
     """Eight of them, the same on all hosts."""
     return hosts.concatenated(np.frombuffer(os.urandom(8), np.uint8))[:8].tobytes()
-
-
-def _write(partial: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays below a folder; once all hosts have, the first reads back their names, shapes and dtypes."""
-    try:
-        with files.plain_path(partial) as place, ocp.PyTreeCheckpointer() as writer:
-            writer.save(place / ARRAYS, arrays)
-            hosts.wait("checkpoint arrays")
-            if not hosts.is_first():
-                return
-            read_back = writer.metadata(place / ARRAYS).item_metadata
-    except ValueError as error:  # of tensorstore, which puts the errno into its text
-        raise _os_error(error, partial.parent) from error
-    found = {name: (tuple(leaf.shape), leaf.dtype) for name, leaf in (read_back.tree if read_back else {}).items()}
-    for name, leaf in arrays.items():
-        if found.get(name) != (np.shape(leaf), leaf.dtype):
-            raise Damaged(
-                f"What was written to {partial.parent} reads back otherwise: '{name}' is {found.get(name)} instead of "
-                f"{(np.shape(leaf), leaf.dtype)}; choose another folder."
-            )
-
-
-def _os_error(error: ValueError, path: Path) -> Exception:
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return OSError(int(code.group(1)), os.strerror(int(code.group(1))), str(path)) if code else error
-
-
-@contextlib.contextmanager
-def _arrays(path: Path) -> Iterator[Path]:
-    """Where orbax finds the arrays of a checkpoint."""
-    inside = manifest.location(path).parent == path
-    with files.plain_path(Path(path).absolute()) as place:
-        yield place / ARRAYS if inside else place
 
 
 def _stored(tree: Any) -> dict[str, Any]:

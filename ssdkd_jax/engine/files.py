@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -69,6 +70,17 @@ def read_bytes(path: Path) -> bytes:
     """
     with open(_open(path, os.O_RDONLY), "rb") as file:
         return file.read()
+
+
+def digest(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a plain file, of which no more than a piece is in memory at a time.
+
+    Raises:
+        InputError, OSError: as `read_bytes`.
+    """
+    with open(_open(path, os.O_RDONLY), "rb") as file:
+        found = hashlib.file_digest(file, "sha256")
+        return file.tell(), found.hexdigest()
 
 
 def edit(path: Path, flags: int = 0) -> int:

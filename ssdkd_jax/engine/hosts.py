@@ -7,6 +7,7 @@ All hosts run the same program; each holds the rows of its own devices. What a p
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -55,17 +56,33 @@ def is_first() -> bool:
 
 def wait(name: str) -> None:
     """Until all hosts are here."""
-    if jax.process_count() > 1:
+    if not alone():
         multihost_utils.sync_global_devices(name)
 
 
 def any_of(flag: bool) -> bool:
     """Whether `flag` is set on any host; all of them must ask, and get the same answer."""
-    if jax.process_count() == 1:
+    if alone():
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def alone() -> bool:
+    """Whether one host runs by itself."""
+    return jax.process_count() == 1
+
+
+def rarely(stop: Callable[[], bool]) -> Callable[[], bool]:
+    """`stop` itself where a host runs alone; else what it says at this moment, asked once.
+
+    Hosts agree by a program of their devices, which waits for all that these have to do.
+    """
+    if alone():
+        return stop
+    answer = stop()
+    return lambda: answer
+
+
 def concatenated(rows: np.ndarray) -> np.ndarray:
     """The rows of all hosts, in their order, on each of them."""
-    return rows if jax.process_count() == 1 else multihost_utils.process_allgather(rows, tiled=True)
+    return rows if alone() else multihost_utils.process_allgather(rows, tiled=True)

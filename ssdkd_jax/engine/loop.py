@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax.engine import dispatch, guard, keys, optimization, parallel
+from ssdkd_jax.engine import dispatch, guard, hosts, keys, optimization, parallel
 from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
@@ -84,8 +85,14 @@ class Programs(NamedTuple):
     distill: Callable
 
 
-def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
+def first(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
     """The state before the first round, on the host side: not yet placed on devices."""
+    state = parallel.quick_jit(partial(init, method, network, tx))(seed)
+    return state.replace(method=method.fill(state.method))
+
+
+def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
+    """What of the first state follows from the seed, for `first` to compile."""
     key = keys.of_seed(seed)
     return TrainState(
         method=method.init(keys.of_stage(key, Stage.METHOD_INIT)),
@@ -202,8 +209,8 @@ def run(
         state, teacher: placed on the devices.
         clock: context manager factory, stage name -> context, which adds up seconds.
         on_round: called with (rounds done, state, mean metrics) after each round.
-        stop: asked between dispatches; once it says so, the state is returned as it then is. Saved and
-            run again, it ends with the bits of a run that was not stopped.
+        stop: asked between dispatches, with several hosts before each half of a round; once it says so, the state is
+            returned as it then is. Saved and run again, it ends with the bits of a run that was not stopped.
         begun: metrics of the round that an earlier run was stopped in.
         begin_student: called with (rounds done, state) once a round has its images, before the student sees them.
 
@@ -217,14 +224,14 @@ def run(
     watch, metrics, stopped = guard.Watch(plan.max_skipped), begun or {}, False
     at = position(state)
     while not (stopped or at.finished(plan)):
-        due = at.due(plan)
+        due, asked = at.due(plan), hosts.rarely(stop)
         if due.synthesis:
             with clock("synthesis"):
-                state, metrics = synthesize(programs, state, teacher, stop)
+                state, metrics = synthesize(programs, state, teacher, asked)
             watch.check(INVERSION, metrics, f"round {at.rounds + 1}")
         else:
             with clock("distillation"):
-                state, learnt = train_student(programs, state, teacher, due.distill_steps, stop)
+                state, learnt = train_student(programs, state, teacher, due.distill_steps, asked)
             watch.check(DISTILLING, learnt, f"round {at.rounds}")
             metrics = guard.joined(metrics, learnt)
         expected, at = at.after(due), position(state)

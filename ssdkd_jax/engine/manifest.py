@@ -118,8 +118,7 @@ def names(path: Path) -> Iterator[str]:
 
 def _found(path: Path) -> dict[str, list]:
     """Size and SHA-256 of every file below `path` but its manifest, by its name there."""
-    contents = ((name, files.read_bytes(path / name)) for name in names(path))
-    return {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in contents}
+    return {name: list(files.digest(path / name)) for name in names(path)}
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from ssdkd_jax import augment
-from ssdkd_jax.engine import dispatch, guard, optimization, parallel
+from ssdkd_jax.engine import dispatch, guard, hosts, optimization, parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Array, Key, Metrics, ModelState, Network, Task
 
@@ -38,9 +37,9 @@ class Recipe(NamedTuple):
 
 
 def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) -> Step:
-    """(state, images uint8 [M, H, W, D], labels [M, ...], order [M], key) -> (state, the batch's summed metrics).
+    """(state, images uint8 [M, H, W, D], labels [M, ...], order [K], key) -> (state, the batch's summed metrics).
 
-    An epoch visits the images in `order` and leaves out the last, incomplete batch.
+    An epoch visits the images of `order`, one after the other, and leaves out the last, incomplete batch.
     """
 
     def step(state: ModelState, images: Array, labels: Array, order: Array, key: Key) -> tuple[ModelState, Metrics]:
@@ -64,6 +63,11 @@ def make_step(network: Network, task: Task, recipe: Recipe, axis: str | None) ->
     return step
 
 
+def shuffled(key: Key, visits: int, images: int) -> Array:
+    """Which of so many images an epoch visits, in random order, each as often as the next or once more: int32 [K]."""
+    return jax.random.permutation(key, visits) % images
+
+
 def check_batch(images: int, batch: int) -> None:
     """Raise InputError where there are fewer images than a batch."""
     if images < batch:
@@ -80,6 +84,7 @@ def fit(
     key: Key,
     on_epoch: Callable[[int, ModelState, dict[str, float]], None],
     stop: Callable[[], bool] = dispatch.never,
+    visits: int | None = None,
 ) -> ModelState:
     """Run the recipe from wherever `state` stands, also within an epoch.
 
@@ -88,25 +93,28 @@ def fit(
         state: placed on the devices (`parallel.to_devices`).
         images, labels: the whole set, uint8 [M, H, W, D] and int [M] (dense tasks [M, H, W]).
         on_epoch: called with (epochs done, state, the task's scores) after each.
-        stop: asked between dispatches; once it says so, the state is returned as it then is.
+        stop: asked between dispatches, with several hosts before each epoch; once it says so, the state is returned
+            as it then is.
+        visits: images that an epoch looks at, going through the set as often as that takes; None: each once.
 
     Raises:
-        ValueError: when there are fewer images than a batch.
+        ValueError: when an epoch is less than a batch.
         FloatingPointError: after `recipe.max_skipped` steps in a row that were not finite.
     """
-    check_batch(len(images), recipe.batch)
-    steps = len(images) // recipe.batch
+    visits = len(images) if visits is None else visits
+    check_batch(visits, recipe.batch)
+    steps = visits // recipe.batch
     step = guard.skipping(make_step(network, task, recipe, parallel.AXIS), STAGE, parallel.AXIS)
     epoch_steps, watch = dispatch.repeat(step, steps), guard.Watch(recipe.max_skipped)
     key_order, key_view = jax.random.split(key)
-    shuffle = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(key_order, epoch), len(images)))
-    fixed = parallel.to_devices((jnp.asarray(images), jnp.asarray(labels)))
+    shuffle = jax.jit(lambda epoch: shuffled(jax.random.fold_in(key_order, epoch), visits, len(images)))
+    fixed = parallel.to_devices((images, labels))
     key_view = parallel.to_devices(key_view)
     done = int(parallel.unreplicate(state.step))
     for epoch in range(done // steps, recipe.epochs):
         order = parallel.to_devices(shuffle(epoch))
         rest_of_epoch = epoch_steps._replace(times=(epoch + 1) * steps - done)
-        state, history = rest_of_epoch(state, *fixed, order, key_view, stop=stop)
+        state, history = rest_of_epoch(state, *fixed, order, key_view, stop=hosts.rarely(stop))
         history, done = dispatch.fetch(history), int(parallel.unreplicate(state.step))
         watch.check(STAGE, history, f"epoch {epoch + 1}")
         if done < (epoch + 1) * steps:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from ssdkd_jax import generator, inversion, smoothing, terms
 from ssdkd_jax.errors import gathered
 from ssdkd_jax.methods import Problem, bank
 from ssdkd_jax.types import Method
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 BY_FAMILY = {"resnet": (1.33, 0.5), "vgg": (1.0, 0.5), "wrn": (1.1, 0.4)}  # its scripts: adv, oh by the teacher
 

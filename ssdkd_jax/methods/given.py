@@ -60,15 +60,14 @@ def make(s: Settings, problem: Problem) -> Method:
     network, start, views = pixels((0.0,), (1.0,)), generator.sequential(optax.identity()), Views(s.views.view(), 0)
     base = bank.make(network, start, inputs.image_shape, no_inversion(), views, problem, len(images), no_synthesis())
 
-    def init(key: Key) -> pool.State:
-        empty = base.init(key)
+    def fill(empty: pool.State) -> pool.State:
         rows, index = empty.buffer.shards.rows, empty.buffer.index
         filled = np.pad(images, ((0, rows.images.shape[0] - len(images)), (0, 0), (0, 0), (0, 0)))
-        shards = empty.buffer.shards.replace(rows=rows.replace(images=jnp.asarray(filled, jnp.uint8)))
+        shards = empty.buffer.shards.replace(rows=rows.replace(images=filled))
         index = index.replace(label=jnp.zeros_like(index.label))
         return empty.replace(buffer=empty.buffer.replace(index=index, shards=shards))
 
-    return base._replace(init=init, preview=make_preview(problem), images_made=lambda rounds, steps: 0)
+    return base._replace(fill=fill, preview=make_preview(problem), images_made=lambda rounds, steps: 0)
 
 
 def no_inversion() -> inversion.Recipe:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from ssdkd_jax.engine import files
 
+ROWS, PER_CLASS = 20, 12  # of a grid of images by class, at most
+
 
 class Picture(Figure):
     """A figure that a notebook shows, whichever backend of pyplot it has, or none."""
@@ -19,14 +21,14 @@ class Picture(Figure):
         return png(self)
 
 
-def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = 12) -> np.ndarray:
+def class_grid(images: np.ndarray, labels: np.ndarray, classes: int, per_class: int = PER_CLASS) -> np.ndarray:
     """Images of each class, a row a class: uint8 [rows, columns, D], white where there is none.
 
     Of a class with more than `per_class` images, those evenly spread over its slots, since a buffer is
     filled from its last slot to its first.
     """
     height, width, channels = images.shape[1:]
-    rows = min(classes, 20)
+    rows = min(classes, ROWS)
     grid = np.full((rows, height + 2, per_class, width + 2, channels), 255, np.uint8)
     for row in range(rows):
         slots = np.flatnonzero(labels == row)

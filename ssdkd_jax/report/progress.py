@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import TqdmWarning
 
 from ssdkd_jax.engine import files, hosts
+from ssdkd_jax.errors import MissingError, needs
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)  # in a notebook without ipywidgets; its bars are then of text
     from tqdm.auto import tqdm
 
+log = logging.getLogger(__name__)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 IN_THE_BAR = ("accuracy", "miou", "agreement", "inversion", "distillation", "loss")
 
@@ -74,15 +78,38 @@ def say(line: str) -> None:
         tqdm.write(line, file=sys.stderr)
 
 
+class Nowhere:
+    """A writer of TensorBoard's that keeps nothing."""
+
+    def add_scalar(self, *_: Any) -> None:
+        """Nothing."""
+
+    def add_image(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _writer(folder: Path) -> Any:
+    files.make_folder(folder)
+    try:
+        with needs():
+            from tensorboardX import SummaryWriter  # imports PyTorch where it is installed, which takes a second
+    except MissingError as error:
+        log.warning("%s The run goes on without TensorBoard.", error)
+        return Nowhere()
+    return SummaryWriter(str(folder))
+
+
 class Board:
-    """TensorBoard scalars and image grids below `folder`, which may not be a link; nowhere where it is None."""
+    """TensorBoard scalars and image grids below `folder`, which may not be a link; nowhere where it is None.
+
+    Nowhere, too, without tensorboardX, and a line says so.
+    """
 
     def __init__(self, folder: Path | None):
-        if folder is not None:
-            files.make_folder(folder)
-        from tensorboardX import SummaryWriter  # imports PyTorch where it is installed, which takes a second
-
-        self.writer = SummaryWriter(str(folder or ""), write_to_disk=folder is not None)
+        self.writer = Nowhere() if folder is None else _writer(folder)
 
     def scalars(self, metrics: dict[str, float], step: int) -> None:
         """One point of each curve."""

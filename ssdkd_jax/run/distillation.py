@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
+from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import beginning, identity, indicators
 from ssdkd_jax.types import Preview, TrainState, Variables
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 NOTED = {"curve": list, "skipped": dict, "begun": dict, "shorter": list, "first": dict}  # of `Distilled`, kept
 
@@ -27,13 +29,15 @@ class Judges(NamedTuple):
         student: state on the devices -> the variables of its student as it would be saved.
         scores: its variables on the devices -> held-out scores; {} where there are no real images.
         fresh: what needs no data, see `indicators`.
-        preview: state on the devices -> images for the eye.
+        preview: state on the devices -> what the student is taught from.
+        shown: state on the devices -> a few of these, of each class.
     """
 
     student: Callable[[TrainState], Variables]
     scores: Callable[[Variables], dict[str, float]]
     fresh: indicators.Fresh
     preview: Callable[[TrainState], Preview]
+    shown: Callable[[TrainState], Preview]
 
 
 class Watchers(NamedTuple):
@@ -101,7 +105,7 @@ def distil(
         return distilled
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
-    saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
+    saver = Saver(folder, config.schedule.checkpoint_seconds)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
 
     def evaluated(rounds: int, state: TrainState) -> dict[str, float]:
@@ -112,11 +116,11 @@ def distil(
                 return {}
             found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
         distilled.curve.append(point(rounds, clock, found))
-        show(board, found, judges.preview(state), job.task.classes, rounds)
+        show(board, found, judges.shown(state), job.task.classes, rounds)
         return found
 
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
-    with contextlib.closing(board), bar as advance:
+    with contextlib.closing(board), contextlib.closing(saver), bar as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
             note["begun"] = {}
@@ -153,9 +157,7 @@ def show(board: progress.Board, found: dict[str, float], rows: Preview, classes:
     board.image("synthetic", plots.class_grid(rows.images, rows.label, classes), rounds)
 
 
-def preempted(
-    saver: checkpoint.Saver, state: TrainState, note: dict[str, Any], begun: loop.History
-) -> preemption.Preempted:
+def preempted(saver: Saver, state: TrainState, note: dict[str, Any], begun: loop.History) -> preemption.Preempted:
     """What a run raises that was stopped before its end, once it is saved with the metrics of the round it is in."""
     end = loop.position(state)
     note["begun"] = {name: values.tolist() for name, values in begun.items()}
@@ -181,7 +183,7 @@ def begin(
         before = before and {**before, "teacher": found.note["teacher"]}
         identity.check_run(before, {**run["settings"], "teacher": run["teacher"]}, folder.parent)
     with clock("setup"):
-        first = parallel.quick_jit(partial(loop.init, job.method, job.network, job.tx))(seed)
+        first = loop.first(job.method, job.network, job.tx, seed)
     _, state, note = (folder and checkpoint.restore(folder, first)) or (0, first, {})
     clock.add(note.get("seconds", {}))
     distilled = Distilled(parallel.to_devices(state), *(note.get(name, empty()) for name, empty in NOTED.items()))

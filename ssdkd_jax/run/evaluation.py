@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import augment, build
 from ssdkd_jax.engine import evaluation, parallel
@@ -18,6 +17,8 @@ from ssdkd_jax.run import foreign
 from ssdkd_jax.types import Inputs, Network, Variables
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 log = logging.getLogger(__name__)

@@ -6,16 +6,18 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, settings
 from ssdkd_jax.engine import checkpoint, parallel
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.types import Inputs, Variables, named_leaves
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Settings = dict[str, Any]
 ROUNDS = "schedule.rounds"
@@ -94,7 +96,8 @@ def digest(variables: Variables) -> str:
     total = hashlib.sha256()
     for name, leaf in sorted(named_leaves(dict(variables)).items()):
         array = np.ascontiguousarray(leaf)
-        total.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+        total.update(f"{name} {array.dtype} {array.shape}".encode())
+        total.update(array.reshape(-1).view(np.uint8))
     return total.hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax import build
@@ -19,16 +20,48 @@ if TYPE_CHECKING:
     from ssdkd_jax.data import Dataset
 
 
-def previewer(job: build.Job, teacher: Variables) -> Callable[[TrainState], Preview]:
-    """state -> what the student is taught from, on the host: the rows of all devices that hold an image."""
+def previewer(
+    job: build.Job, teacher: Variables, pick: Callable[[Preview], Preview] = lambda rows: rows
+) -> Callable[[TrainState], Preview]:
+    """state -> what the student is taught from, on the host: the rows of all devices that hold an image.
+
+    Args:
+        pick: chooses among the rows on the devices.
+    """
     key = keys.of_stage(keys.of_seed(0), keys.Stage.PREVIEW)
-    program = parallel.pmap(lambda state, teacher: job.method.preview(state, teacher, key))
+    program = parallel.pmap(lambda state, teacher: pick(job.method.preview(state, teacher, key)))
 
     def preview(state: TrainState) -> Preview:
         rows = parallel.to_host(Sharded(rows=program(state.method, teacher))).rows
         return jax.tree.map(lambda x: x[rows.label >= 0], rows)
 
     return preview
+
+
+def of_each_class(classes: int, axis: str | None) -> Callable[[Preview], Preview]:
+    """rows -> those of a `plots.class_grid`: up to `plots.PER_CLASS` of each class it shows, spread over the rows.
+
+    Both are [M / devices, ...] on a device.
+    """
+    of_class, columns = (jnp.arange(n, dtype=jnp.int32) for n in (min(classes, plots.ROWS), plots.PER_CLASS))
+    of_class = of_class[:, None]
+
+    def pick(rows: Preview) -> Preview:
+        label, confidence = (parallel.all_rows(x, axis) for x in (rows.label, rows.confidence))
+        by_class = jnp.argsort(label).astype(jnp.int32)
+        first, end = (
+            jnp.searchsorted(label[by_class], of_class, side=side).astype(jnp.int32) for side in ("left", "right")
+        )
+        shown = jnp.minimum(end - first, plots.PER_CLASS)
+        places = by_class[first + columns * (end - first - 1) // jnp.maximum(shown - 1, 1)]
+        chosen = jnp.where(columns < shown, of_class, -1)
+        padding = (0, -chosen.size % parallel.device_count(axis))
+        places, chosen = jnp.pad(places.ravel(), padding), jnp.pad(chosen.ravel(), padding, constant_values=-1)
+        images = parallel.take_rows(rows.images, places, axis)
+        chosen, confidence = (parallel.local_rows(x, axis) for x in (chosen, confidence[places]))
+        return Preview(images=images, label=chosen, confidence=confidence)
+
+    return pick
 
 
 def class_counts(rows: Preview, classes: int) -> list[int]:

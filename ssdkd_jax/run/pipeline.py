@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax import config as settings
@@ -30,9 +29,11 @@ from ssdkd_jax.run import (
     yardstick,
 )
 from ssdkd_jax.run import teacher as teachers
-from ssdkd_jax.types import Network, Preview, Variables
+from ssdkd_jax.types import Network, Preview, TrainState, Variables
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -78,11 +79,12 @@ class Prepared(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run leaves: its student, what this was taught from at the end, and what summary.json holds."""
+    """What a run leaves: its student, what this was taught from at the end, what summary.json holds, and its state."""
 
     student: Classifier
     rows: Preview
     found: dict[str, Any]
+    state: TrainState
 
 
 def run(
@@ -153,6 +155,7 @@ def prepare(
         scores=judge.scores(job.network),
         fresh=indicators.make(job, config.seed),
         preview=pictures.previewer(job, variables),
+        shown=pictures.previewer(job, variables, pictures.of_each_class(job.task.classes, parallel.AXIS)),
     )
     named = shares.student_name(config.student.model, teacher.name)
     name, told = (learner.name, learner.digest) if learner else (named, "")
@@ -166,7 +169,8 @@ def start(
     """Run the job, or go on with it, as `distillation.distil`."""
     config, job, judges = prepared.config, prepared.job, prepared.judges
     done = distillation.distil(config, job, prepared.variables, prepared.of_run, judges, workdir, clock, watchers)
-    parallel.check_replicated(done.state)
+    if workdir is None:  # else `keep` does so, once the student is saved
+        parallel.check_replicated(done.state)
     return done
 
 
@@ -190,9 +194,8 @@ def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.S
         "class_counts": pictures.class_counts(rows, job.task.classes),
         "curve": done.curve,
     }
-    return Outcome(
-        Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores), rows, found
-    )
+    classifier = Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores)
+    return Outcome(classifier, rows, found, done.state)
 
 
 def keep(
@@ -204,7 +207,7 @@ def keep(
     dataset: Dataset | None = None,
     stop: Callable[[], bool] = dispatch.never,
 ) -> dict[str, Any]:
-    """Write all that a finished run leaves in its workdir, and return what summary.json then holds.
+    """Write all that a finished run leaves in its workdir, the student first, and return what summary.json then holds.
 
     Args:
         original: the config as it was given.
@@ -212,6 +215,7 @@ def keep(
     """
     config, teacher, student, score = prepared.config, prepared.teacher, outcome.student, prepared.judge.score
     saved.keep(student, workdir / "student")
+    parallel.check_replicated(outcome.state)
     found = dict(outcome.found)
     if dataset is not None:
         found |= yardsticks(config, dataset, teacher, score, clock, stop)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, presets
 from ssdkd_jax.engine import dispatch, loop, parallel
 from ssdkd_jax.types import Inputs, Network, TrainState, Variables
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 
 def first_state(job: build.Job, seed: int) -> TrainState:
     """The state before the first round, on the devices."""
-    return parallel.to_devices(loop.init(job.method, job.network, job.tx, seed))
+    return parallel.to_devices(loop.first(job.method, job.network, job.tx, seed))
 
 
 def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loop.Programs, float]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import supervised
@@ -18,6 +17,8 @@ from ssdkd_jax.run import teacher as teachers
 from ssdkd_jax.types import Inputs
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax.engine import environment, loop
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import machine, progress
 from ssdkd_jax.run import indicators
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 LEVELS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
 NOT_SCORES = ("round", "seconds", "synthesis", "distillation", *indicators.NAMES)  # of a point of the curve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
+from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved
 from ssdkd_jax.interop.saved import Classifier
@@ -23,6 +24,8 @@ from ssdkd_jax.run import evaluation, identity
 from ssdkd_jax.types import ModelState
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 log = logging.getLogger(__name__)
@@ -135,9 +138,10 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
     folder = workdir / "teacher_training"
     state = parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init)
     _, state, _ = checkpoint.restore(folder, state) or (0, state, {})
-    saver = checkpoint.Saver(folder, config.schedule.checkpoint_seconds)
+    saver = Saver(folder, config.schedule.checkpoint_seconds)
     done = int(state.step) // epoch_steps
-    with progress.progress("teacher", recipe.epochs, done, hosts.is_first()) as advance:
+    bar = progress.progress("teacher", recipe.epochs, done, hosts.is_first())
+    with contextlib.closing(saver), bar as advance:
 
         def on_epoch(epoch: int, state: ModelState, metrics: dict[str, float]) -> None:
             advance(metrics)

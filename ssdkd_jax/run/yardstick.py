@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from ssdkd_jax import build
 from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption, supervised
@@ -17,6 +16,8 @@ from ssdkd_jax.models import shares
 from ssdkd_jax.run import evaluation
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from ssdkd_jax.data import Dataset
 
 
@@ -39,10 +40,10 @@ def train(
     key = keys.of_seed(config.seed)
     key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.YARDSTICK_INIT, Stage.YARDSTICK_TRAINING))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
-    rows = np.resize(subset, config.yardstick_steps * recipe.batch)
-    images, labels = dataset.train_images[rows], dataset.train_labels[rows]
+    images, labels = dataset.train_images[subset], dataset.train_labels[subset]
     state = parallel.to_devices(parallel.quick_jit(partial(optimization.init, network, recipe.tx))(key_init))
-    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, stop)
+    visits = config.yardstick_steps * recipe.batch
+    state = supervised.fit(network, task, recipe, state, images, labels, key_fit, lambda *_: None, stop, visits)
     if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
         raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
     return evaluation.evaluator(config, network, dataset)(state.variables)[task.score]
