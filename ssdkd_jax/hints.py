@@ -12,13 +12,14 @@ has its own, of least squares, so that a hint has no parameters.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.linalg import cho_solve
 
 from ssdkd_jax import losses, settings
 from ssdkd_jax.engine import parallel
@@ -126,7 +127,7 @@ def regression(weight: float, counts: Mapping[Resolution, int], axis: str | None
     """
     return Hint(
         observe=partial(observe_maps, counts=counts),
-        loss=lambda f_t, f_s, w: weight * sum(unexplained(t, s, w, axis) for t, s in zip(f_t, f_s, strict=True)),
+        loss=lambda f_t, f_s, w: weight * sum(unexplained(f_t, f_s, w, axis)),
     )
 
 
@@ -142,8 +143,8 @@ def observe_maps(
     )
 
 
-def unexplained(f_t: Array, f_s: Array, weights: Array, axis: str | None) -> Array:
-    """min_P sum_b w_b |t_b - s_b P|^2 / sum_b w_b |t_b|^2 with centred maps, channel by channel of the teacher.
+def unexplained(f_t: Sequence[Array], f_s: Sequence[Array], weights: Array, axis: str | None) -> list[Array]:
+    """Of each pair of maps, min_P sum_b w_b |t_b - s_b P|^2 / sum_b w_b |t_b|^2, centred, by channel of the teacher.
 
     That is 1 - R^2; P is at the minimum, so that no gradient goes through it.
 
@@ -154,14 +155,24 @@ def unexplained(f_t: Array, f_s: Array, weights: Array, axis: str | None) -> Arr
         axis: pmap axis over which the batch is split; P and the means are those of the whole batch.
 
     Returns:
-        The mean over the teacher's channels, scalar.
+        The means over the teacher's channels, scalars.
     """
     w = weights / parallel.mean(weights.mean(), axis)
-    w = jnp.broadcast_to(w[:, None, None], f_t.shape[:3]).reshape(-1, 1) / f_t[..., 0].size  # of a pixel
+    pairs = [centred_pixels(*maps, w, axis) for maps in zip(f_t, f_s, strict=True)]
+    moments = [((w * s).T @ s, (w * s).T @ t) for t, s, w in pairs]
+    solutions = least_squares(jax.lax.stop_gradient(parallel.mean(moments, axis)))
+    left = []
+    for (t, s, w), p in zip(pairs, solutions, strict=True):
+        rest, power = (parallel.mean((w * jnp.square(x)).sum(0), axis) for x in (t - s @ p, t))
+        left.append((rest / (power + EPSILON)).mean())
+    return left
+
+
+def centred_pixels(f_t: Array, f_s: Array, weights: Array, axis: str | None) -> tuple[Array, Array, Array]:
+    """Teacher's and student's pixels [M, d], centred, and the weight [M, 1] of each, of those of images [B]."""
+    w = jnp.broadcast_to(weights[:, None, None], f_t.shape[:3]).reshape(-1, 1) / f_t[..., 0].size
     t, s = (centred(f.reshape(-1, f.shape[-1]).astype(jnp.float32), w, axis) for f in (f_t, f_s))
-    p = least_squares(*jax.lax.stop_gradient(parallel.mean(((w * s).T @ s, (w * s).T @ t), axis)))
-    rest, power = (parallel.mean((w * jnp.square(x)).sum(0), axis) for x in (t - s @ p, t))
-    return (rest / (power + EPSILON)).mean()
+    return t, s, w
 
 
 def centred(f: Array, w: Array, axis: str | None) -> Array:
@@ -169,12 +180,26 @@ def centred(f: Array, w: Array, axis: str | None) -> Array:
     return f - parallel.mean((w * f).sum(0), axis)
 
 
-def least_squares(gram: Array, cross: Array) -> Array:
-    """The P [d, e] that solves gram P = cross, with a slight ridge in units of each variable's variance."""
+def least_squares(problems: Sequence[tuple[Array, Array]]) -> list[Array]:
+    """The P [d, e] that solves gram P = cross of each (gram, cross); those of one shape are solved together.
+
+    There is a slight ridge in units of each variable's variance, so that every gram is positive.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for number, (_, cross) in enumerate(problems):
+        by_shape.setdefault(cross.shape, []).append(number)
+    found: dict[int, Array] = {}
+    for numbers in by_shape.values():
+        gram, cross = (jnp.stack(parts) for parts in zip(*(problems[number] for number in numbers), strict=True))
+        found |= zip(numbers, jax.vmap(ridge)(gram, cross), strict=True)
+    return [found[number] for number in range(len(problems))]
+
+
+def ridge(gram: Array, cross: Array) -> Array:
+    """As `least_squares`, of one problem, by Cholesky."""
     scale = 1 / jnp.sqrt(jnp.diag(gram) + EPSILON)[:, None]
-    return scale * jnp.linalg.solve(
-        scale * gram * scale.T + RIDGE * jnp.eye(len(gram), dtype=gram.dtype), scale * cross
-    )
+    positive = scale * gram * scale.T + RIDGE * jnp.eye(len(gram), dtype=gram.dtype)
+    return scale * cho_solve((jnp.linalg.cholesky(positive), True), scale * cross)
 
 
 def shared_resolutions(teacher: Network, student: Network, image_shape: tuple[int, int, int]) -> dict[Resolution, int]:

@@ -1,5 +1,7 @@
 """Hints: which maps are taken, and what their difference costs."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -135,30 +137,50 @@ def test_what_a_regression_leaves_is_one_minus_the_coefficient_of_determination(
     t = s @ rng.normal(size=(3, 4)).astype(np.float32) + features(rng, (6, 8, 8, 4))
     weights = np.float32([1, 0.1, 0.5, 0.2, 0.9, 0.4])
     for w in (weights, np.ones(6, np.float32)):
-        left = hints.unexplained(t, s, w, None)
+        left = hints.unexplained([t], [s], w, None)[0]
         np.testing.assert_allclose(left, numpy_unexplained(t, s, w), rtol=1e-4)
         assert 0.1 < left < 0.9
-    scaled = hints.unexplained(t, s, 3 * weights, None)
-    np.testing.assert_allclose(scaled, hints.unexplained(t, s, weights, None), rtol=1e-5)
+    scaled = hints.unexplained([t], [s], 3 * weights, None)[0]
+    np.testing.assert_allclose(scaled, hints.unexplained([t], [s], weights, None)[0], rtol=1e-5)
 
 
 def test_maps_that_are_linear_in_the_students_leave_nothing_and_unrelated_ones_all(rng):
     s, w = features(rng, (16, 8, 8, 3)), np.ones(16, np.float32)
-    assert abs(hints.unexplained(s @ np.float32([[1, 2], [0, 1], [3, -1]]) - 7, s, w, None)) < 1e-4
-    assert hints.unexplained(features(rng, (16, 8, 8, 2)), s, w, None) > 0.99
+    assert abs(hints.unexplained([s @ np.float32([[1, 2], [0, 1], [3, -1]]) - 7], [s], w, None)[0]) < 1e-4
+    assert hints.unexplained([features(rng, (16, 8, 8, 2))], [s], w, None)[0] > 0.99
 
 
 def test_a_constant_channel_and_a_doubled_one_are_finite(rng):
     s = np.concatenate([features(rng, (4, 4, 4, 2))] * 2 + [np.ones((4, 4, 4, 1), np.float32)], -1)
     t, w = features(rng, (4, 4, 4, 2)), np.ones(4, np.float32)
-    value, gradient = jax.value_and_grad(lambda s: hints.unexplained(t, s, w, None))(s)
+    value, gradient = jax.value_and_grad(lambda s: hints.unexplained([t], [s], w, None)[0])(s)
     np.testing.assert_allclose(value, numpy_unexplained(t, s, w), rtol=1e-2)
     assert np.isfinite(gradient).all()
 
 
+def test_maps_of_one_width_are_solved_together_and_each_as_by_itself(rng):
+    widths, w = ((3, 4), (5, 4), (3, 4), (3, 4)), rng.random(6).astype(np.float32) + 0.5
+    f_s, f_t = ([features(rng, (6, 8, 8, pair[of])) for pair in widths] for of in (0, 1))
+    left = hints.unexplained(f_t, f_s, w, None)
+    for found, t, s in zip(left, f_t, f_s, strict=True):
+        np.testing.assert_allclose(found, numpy_unexplained(t, s, w), rtol=1e-4)
+    text = str(jax.make_jaxpr(lambda t, s: hints.unexplained(t, s, w, None))(f_t, f_s))
+    assert len(re.findall(r"= cholesky\b", text)) == 2
+    assert not re.search(r"= lu\b", text)
+
+
+def test_a_solution_is_numpys_ridge(rng):
+    x, y = rng.standard_normal((50, 6)), rng.standard_normal((50, 2))
+    gram, cross = x.T @ x, x.T @ y
+    scale = 1 / np.sqrt(np.diag(gram) + hints.EPSILON)[:, None]
+    expected = scale * np.linalg.solve(scale * gram * scale.T + hints.RIDGE * np.eye(6), scale * cross)
+    (found,) = hints.least_squares([(jnp.asarray(gram, jnp.float32), jnp.asarray(cross, jnp.float32))])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_its_gradient_is_that_of_the_minimum_though_none_goes_through_the_linear_map(rng):
     t, s, w = features(rng, (3, 4, 4, 2)), features(rng, (3, 4, 4, 3)), np.float32([0.2, 1, 0.7])
-    gradient = jax.grad(lambda s: hints.unexplained(t, s, w, None))(s)
+    gradient = jax.grad(lambda s: hints.unexplained([t], [s], w, None)[0])(s)
     direction = features(rng, s.shape)
     slope = (numpy_unexplained(t, s + 1e-5 * direction, w) - numpy_unexplained(t, s - 1e-5 * direction, w)) / 2e-5
     np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-2)
@@ -166,7 +188,7 @@ def test_its_gradient_is_that_of_the_minimum_though_none_goes_through_the_linear
 
 def test_a_regression_over_eight_devices_is_that_over_one(rng):
     t, s, w = features(rng, (16, 4, 4, 5)), features(rng, (16, 4, 4, 3)), rng.random(16).astype(np.float32)
-    loss = jax.value_and_grad(lambda s, t, w, axis: hints.unexplained(t, s, w, axis))
+    loss = jax.value_and_grad(lambda s, t, w, axis: hints.unexplained([t], [s], w, axis)[0])
     split = [f.reshape(8, 2, *f.shape[1:]) for f in (s, t, w)]
     values, gradients = jax.vmap(lambda s, t, w: loss(s, t, w, "devices"), axis_name="devices")(*split)
     value, gradient = loss(s, t, w, None)
