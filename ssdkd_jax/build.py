@@ -255,7 +255,7 @@ def job(
         method = beside.with_procedural(method, chosen.procedural, problem)
         jax.eval_shape(method.init, jax.random.key(0))
     faults.report()
-    tx = chosen.student.optimiser(steps)
+    tx = chosen.student.descent(steps)
     student_task = chosen.task._replace(distillation_loss=method.distillation_loss)
     step = student.make_step(learner, student_task, hint, tx, axis)
     plan = loop.Plan(schedule.rounds, schedule.warmup, schedule.distill_steps, schedule.max_skipped)

@@ -15,6 +15,7 @@ from ssdkd_jax.hints import Hint
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Batch, Key, Metrics, ModelState, Network, Task
 
+OPTIMISERS = {"sgd": optimization.sgd, "adam": optimization.adam}
 Step = Callable[..., tuple[ModelState, Array, Metrics]]
 
 
@@ -24,15 +25,18 @@ class Settings:
 
     model: str = setting("wrn10_1", "as teacher.model")
     batch: int = setting(128, "global batch", least=1)
+    optimiser: str = setting(
+        "sgd", "with momentum; adam: steps whose size the logits' scale does not change", choices=tuple(OPTIMISERS)
+    )
     lr: float = setting(0.1, "highest learning rate", above=0)
     weight_decay: float = setting(5e-4, "added to the gradient", least=0)
     warmup: float = setting(0.05, "fraction of the steps in which the learning rate rises", least=0, below=1)
     temperature: float = setting(4.0, "T of the distillation loss", least=0.01, most=1000)
     update_bn: int = setting(0, "batches that renew its BatchNorm statistics before it is judged or saved", least=0)
 
-    def optimiser(self, steps: int) -> optax.GradientTransformation:
-        """SGD for a run of so many steps."""
-        return optimization.sgd(self.lr, steps, self.weight_decay, self.warmup)
+    def descent(self, steps: int) -> optax.GradientTransformation:
+        """The optimiser of a run of so many steps."""
+        return OPTIMISERS[self.optimiser](self.lr, steps, self.weight_decay, self.warmup)
 
 
 def make_step(network: Network, task: Task, hint: Hint, tx: optax.GradientTransformation, axis: str | None) -> Step:

@@ -103,7 +103,8 @@ def batch_norm_weight(present: bool, weight: float | None) -> float:
         )
     warnings.warn(
         "The teacher has no BatchNorm, so the BatchNorm term is off: images are guided by classes and the student's "
-        "errors alone and look less like the data; students tried so agreed with their teachers 45 to 70 points less.",
+        "errors alone and look less like the data; students tried so agreed with their teachers 45 to 70 points less. "
+        "method.name = procedural inverts nothing.",
         stacklevel=2,
     )
     return 0.0

@@ -194,6 +194,7 @@ class Synthesis(NamedTuple):
         finish: (work, state, teacher variables, student, key) -> (state, metrics).
         steps: how often `step` runs between the two.
         loss: what `step` descends, an `inversion.Loss`; None where nothing is inverted.
+        images: work -> the images [B, H, W, D] that it has made; None where none are made.
     """
 
     begin: Callable[[Any, Key], Any]
@@ -201,6 +202,7 @@ class Synthesis(NamedTuple):
     finish: Callable[[Any, Any, Variables, ModelState, Key], tuple[Any, Metrics]]
     steps: int
     loss: Callable[[Trained, Work, Variables, Variables], tuple[Array, Any]] | None = None
+    images: Callable[[Any], Array] | None = None
 
 
 class Method(NamedTuple):

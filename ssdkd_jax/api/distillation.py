@@ -25,8 +25,10 @@ from ssdkd_jax.engine import checkpoint, hosts, loop, parallel
 from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
+from ssdkd_jax.models import shares
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import distillation, identity, indicators, pipeline, readiness, summary
+from ssdkd_jax.teacher import has_batch_norm
 from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def distill(
         student: a name of the zoo, such as 'wrn10_1'; a number between 0 and 1: its teacher's own network with that
             share of its channels, see `models.shares`; or a flax module, linen or NNX.
         config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
-            one of `ssdkd_jax.presets.PRESETS`; or None, which follows four rules, see `ssdkd_jax.default_config`.
+            one of `ssdkd_jax.presets.PRESETS`; or None, which follows six rules, see `ssdkd_jax.default_config`.
         task: 'classification' or 'segmentation'; None: as the config says.
         seed: decides the whole run, but for the weights with which an NNX student comes; None: as the config says, 0.
         rounds: of synthesis, in all; None: as the config says. Where they are no more than `schedule.warmup`, all but
@@ -162,6 +164,10 @@ def default_config(teacher: Teacher, student: Student, task: str = "classificati
     network = students.bound(student, teacher, axis=None)
     config = rules.config_for(teacher.inputs, teacher.network, network)
     config.task.name = task
+    if shares.share_of(student) is not None:
+        rules.for_share(config)
+    if task == "classification" and not has_batch_norm(teacher.variables):
+        rules.without_batch_norm(config, rules.logit_scale(teacher.network, teacher.variables, teacher.inputs))
     return config
 
 

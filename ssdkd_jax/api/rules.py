@@ -1,27 +1,34 @@
-"""The config of a run of which nothing is known but its two networks; four rules, ours.
+"""The config of a run of which nothing is known but its two networks; six rules, ours.
 
 | what | rule |
 |---|---|
 | batch | 64 images, or the next multiple of the devices |
 | generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
-| BatchNorm | where the teacher has none, BN match is off; hints are on where both networks have one at a resolution |
+| BatchNorm | hints are on where both networks have one at a resolution |
+| no BatchNorm | such a teacher is distilled on procedural images alone, by Adam, its temperature the logits' scale |
+| share | a student that is a share of its teacher's channels starts from it, at a low learning rate and without hints |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import jax
+
 from ssdkd_jax import config as settings
-from ssdkd_jax import hints
+from ssdkd_jax import hints, presets
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Inputs, Network
+from ssdkd_jax.sources import procedural
+from ssdkd_jax.types import Inputs, Network, Variables
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
+LOOKED_AT = 64  # images, for the scale of a teacher's logits
 
 
 def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict:
@@ -43,6 +50,29 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
     config.schedule.update(rounds=25, warmup=5, distill_steps=30, evaluate_every=5)
     config.yardstick_steps = 0
     return config
+
+
+def for_share(config: ConfigDict) -> None:
+    """Change a config for a student that is a share of its teacher's channels."""
+    config.student.update(start="teacher", lr=0.01, regression=0.0)
+
+
+def without_batch_norm(config: ConfigDict, scale: float) -> None:
+    """Change a config for a teacher without BatchNorm: its inverted images mislead a student more than they teach it.
+
+    Args:
+        scale: standard deviation over the classes of the teacher's logits.
+    """
+    presets.apply(config, "procedural")
+    config.student.update(optimiser="adam", lr=0.003, temperature=float(max(config.student.temperature, scale)))
+    config.schedule.update(rounds=25, distill_steps=80)
+
+
+def logit_scale(teacher: Network, variables: Variables, inputs: Inputs) -> float:
+    """The standard deviation of a teacher's logits over the classes, its mean over noise fields."""
+    draw = jax.vmap(partial(procedural.noise, shape=inputs.image_shape))
+    images = parallel.quick_jit(draw)(jax.random.split(jax.random.key(0), LOOKED_AT))
+    return float(jax.jit(teacher.apply)(variables, images).std(-1).mean())
 
 
 def leave_a_round(config: ConfigDict) -> None:

@@ -27,6 +27,11 @@ def sgd(lr: float, steps: int, weight_decay: float, warmup: float) -> optax.Grad
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True))
 
 
+def adam(lr: float, steps: int, weight_decay: float, warmup: float) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay, under the schedule of `sgd`."""
+    return optax.adamw(learning_rate(lr, max(1, steps), max(1, int(warmup * steps))), weight_decay=weight_decay)
+
+
 def learning_rate(lr: float, steps: int, rising: int) -> optax.Schedule:
     """Updates made -> rate of the next: lr / rising at the first step, lr after `rising`, then a cosine.
 

@@ -149,7 +149,7 @@ def make_synthesis(
         return State(generator=closed, round=state.round + 1), {}
 
     step = inversion.make_step(loss, recipe.optimisers, problem.axis)
-    return Synthesis(begin, step, finish, recipe.inner_steps, loss)
+    return Synthesis(begin, step, finish, recipe.inner_steps, loss, lambda work: work.best_images)
 
 
 def loss_terms(s: Settings, divergence: Callable[[Array, Array], Array], problem: Problem) -> list[terms.Term]:

@@ -31,21 +31,22 @@ Fresh = Callable[[loop.Programs, TrainState, Variables, Variables, int], dict[st
 def make(job: build.Job, seed: int) -> Fresh:
     """(programs, state, teacher variables, student's, batches) -> indicators; all are on the devices and stay.
 
-    {} for a method that inverts nothing.
+    {} for a method that makes no images.
     """
+    images_of = job.method.synthesis.images
     judge = parallel.pmap(make_judge(job.teacher, job.network, job.task, parallel.AXIS))
 
     def fresh(
         programs: loop.Programs, state: TrainState, teacher: Variables, student: Variables, batches: int = 1
     ) -> dict[str, float]:
-        if job.method.synthesis.loss is None:
+        if images_of is None:
             return {}
         found = []
         for batch in range(batches):
             key = jax.random.key_data(keys.of_stage(keys.of_seed(seed), keys.Stage.FRESH, batch))
             work = programs.begin(state.replace(key=parallel.to_devices(key)))
             work, _ = programs.invert(work, teacher, state.student.variables)
-            found.append(jax.device_get(parallel.unreplicate(judge(work.best_images, teacher, student))))
+            found.append(jax.device_get(parallel.unreplicate(judge(images_of(work), teacher, student))))
         return summary(jax.tree.map(lambda *x: np.mean(x, 0), *found))
 
     return fresh
