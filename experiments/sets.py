@@ -21,7 +21,7 @@ FASHION = flags.DEFINE_string(
 )
 FONTS = flags.DEFINE_string("fonts", "/usr/share/fonts/truetype", "Folder of fonts, see letters.py.")
 BANNERS = flags.DEFINE_string("banners", "/usr/share/flags/countries/16x11", "Folder of flags, see banners.py.")
-COPIES = 8  # of a digit, each in other colours
+COPIES = 24  # of a digit, each in other colours
 RARE = 0.05  # what is left of every second class
 FIVE = (1, 5, 7, 8, 9)  # trousers, sandals, sneakers, bags, boots
 
