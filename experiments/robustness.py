@@ -7,10 +7,10 @@ The teachers are those of experiments/robustness_teachers.py, below --teachers. 
 started again, the script goes on with those that are missing. It prints the table of all that are there, and writes it
 as WORKDIR/robustness.md.
 
-'ours' is `ssdkd_jax.distill(teacher, student)`. Any other variant is the preset of a method, on the settings of ours,
-with so many rounds that it takes the seconds of our run of the same pair and seed. All end when the protocol's seconds
-are over, with the student that is there then. --label names the column of another version of the library, which
-PYTHONPATH puts in the place of this one: --label=before.
+'ours' is `ssdkd_jax.distill(teacher, student)`. Any other variant is the preset of a method on the settings of ours,
+its student from random weights, with so many rounds that it takes the seconds of our run of the same pair and seed. All
+end when the protocol's seconds are over, with the student that is there then. --label names the column of another
+version of the library, which PYTHONPATH puts in the place of this one: --label=before.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import ssdkd_jax
-from ssdkd_jax import data, presets
+from ssdkd_jax import data, presets, settings
 from ssdkd_jax.engine import files
 from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.report import machine
@@ -53,6 +53,7 @@ SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 VARIANT = flags.DEFINE_string("variant", OURS, "ours, or the preset of a method.")
 LABEL = flags.DEFINE_string("label", None, "What the table calls it; its variant where none is given.")
 CURVE = 1000  # test images that judge a student on its way; their seconds count
+OUR_OWN = {"student.start": "random", "student.procedural": 0}  # switched off for other methods
 PACE = 3  # rounds that teach, from which those of a whole run are reckoned
 
 
@@ -69,11 +70,17 @@ class Run(NamedTuple):
         return workdir / "runs" / f"{self.pair.name}-{self.label}-{self.seed}.json"
 
 
+def alone(config: ConfigDict) -> ConfigDict:
+    """The settings of another method without what is ours, as far as this version of the library has it."""
+    config.update_from_flattened_dict({name: value for name, value in OUR_OWN.items() if name in settings.flat(config)})
+    return config
+
+
 def configured(run: Run, teacher: ssdkd_jax.Teacher, seconds: float) -> ConfigDict | None:
     """The settings of a run: none of ours; of another method its preset, for so many seconds."""
     if run.variant == OURS:
         return None
-    config = presets.apply(ssdkd_jax.default_config(teacher, run.pair.student), run.variant)
+    config = alone(presets.apply(ssdkd_jax.default_config(teacher, run.pair.student), run.variant))
     warmup, ticks = config.schedule.warmup, [time.perf_counter()]
     few = plans.configured(config, schedule__rounds=warmup + PACE + 1, schedule__evaluate_every=warmup + PACE + 1)
 
@@ -92,9 +99,9 @@ def made(run: Run, teacher: ssdkd_jax.Teacher, real: data.Dataset, seconds: floa
         seconds: for which another method is planned.
         budget: seconds after which any run ends.
     """
-    config = configured(run, teacher, seconds)
     evaluate, start = (real.test_images[:CURVE], real.test_labels[:CURVE]), time.perf_counter()
     try:
+        config, start = configured(run, teacher, seconds), time.perf_counter()
         distilled = ssdkd_jax.distill(
             teacher, run.pair.student, config, seed=run.seed, evaluate=evaluate, on_round=pacing.until(budget)
         )
@@ -102,10 +109,10 @@ def made(run: Run, teacher: ssdkd_jax.Teacher, real: data.Dataset, seconds: floa
         return {"failed": str(error), "seconds": time.perf_counter() - start}
     spent = time.perf_counter() - start
     found = judged.told(teacher, distilled, real)
-    settings = config and config.to_dict()
+    followed = config or ssdkd_jax.default_config(teacher, run.pair.student)
     return {
         **{"failed": None, "seconds": spent, "finished": distilled.finished, **found},
-        **{"config": settings, "summary": distilled.summary},
+        **{"config": followed.to_dict(), "summary": distilled.summary},
     }
 
 

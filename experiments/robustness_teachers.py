@@ -143,7 +143,8 @@ def table(teachers: list[dict[str, Any]]) -> str:
 
     def row(one: Mapping[str, Any]) -> list[str]:
         shape = "x".join(map(str, one["shape"]))
-        recipe = ", ".join(f"{name} {value}" for name, value in one["recipe"].items() if value)
+        usual = protocol.Recipe._field_defaults
+        recipe = ", ".join(f"{name} {value}" for name, value in one["recipe"].items() if value != usual.get(name, ""))
         scores = (f"{100 * one[name]:.1f}" for name in ("train_accuracy", "accuracy"))
         data = f"{one['data']} {shape}, {one['classes']} classes"
         counts = f"{one['parameters']:,}", str(one["norms"]), recipe, f"{one['seconds']:.0f}"
