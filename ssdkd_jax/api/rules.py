@@ -65,7 +65,7 @@ def without_batch_norm(config: ConfigDict, scale: float) -> None:
     """
     presets.apply(config, "procedural")
     config.student.update(optimiser="adam", lr=0.003, temperature=float(max(config.student.temperature, scale)))
-    config.schedule.update(rounds=25, distill_steps=80)
+    config.schedule.update(rounds=25, distill_steps=50)
 
 
 def logit_scale(teacher: Network, variables: Variables, inputs: Inputs) -> float:
