@@ -41,10 +41,7 @@ def load(size: int, train: int, test: int, folder: Path) -> Dataset:
 
 def make(flags: Sequence[Image.Image], count: int, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """So many images, uint8 [count, size, size, 3], and their labels, int32 [count], of each flag as many."""
-    rng = np.random.default_rng([len(flags), size, seed])
-    labels = rng.permutation(np.arange(count) % len(flags)).astype(np.int32)
-    images = [hung(flags[label], size, rng) for label in labels]
-    return np.round(255 * np.clip(np.stack(images), 0, 1)).astype(np.uint8), labels
+    return painting.labelled(lambda label, rng: hung(flags[label], size, rng), len(flags), count, [size, seed])
 
 
 def hung(flag: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

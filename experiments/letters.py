@@ -99,11 +99,12 @@ def make(glyphs: Sequence[Sequence[Image.Image]], count: int, style: Style, seed
     Returns:
         uint8 [count, size, size, 1 or 3], int32 [count].
     """
-    rng = np.random.default_rng([len(style.alphabet), style.size, seed])
-    labels = rng.permutation(np.arange(count) % len(style.alphabet)).astype(np.int32)
     draw = in_colour if style.colour else bright_on_black
-    images = [draw(glyphs[rng.integers(len(glyphs))][label], style.size, rng) for label in labels]
-    return np.round(255 * np.stack(images)).astype(np.uint8), labels
+
+    def drawn(label: int, rng: np.random.Generator) -> np.ndarray:
+        return draw(glyphs[rng.integers(len(glyphs))][label], style.size, rng)
+
+    return painting.labelled(drawn, len(style.alphabet), count, [style.size, seed])
 
 
 def bright_on_black(glyph: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:

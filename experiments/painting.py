@@ -1,8 +1,9 @@
-"""What drawn images share: a thing that is turned and moved, and a ground cut from a photograph."""
+"""What drawn images share: their labels, a thing that is turned and moved, a ground cut from a photograph."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,24 @@ from ssdkd_jax.errors import needs
 TURN, SHIFT = 0.25, 0.08  # at most: radians, and the part of an image's side
 ZOOMS = (1, 4)  # pixels of a photograph for one of a ground, the last excluded
 CONTRAST = 0.4  # between the darkest and the brightest pixel of a ground
+
+
+def labelled(
+    draw: Callable[[int, np.random.Generator], np.ndarray], classes: int, count: int, seed: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """So many drawn images and their labels in random order, of each class as many as of another.
+
+    Args:
+        draw: (label, generator) -> an image [H, W, D] in [0, 1].
+        seed: of numpy's generator, beside the number of classes.
+
+    Returns:
+        uint8 [count, H, W, D], int32 [count].
+    """
+    rng = np.random.default_rng([classes, *seed])
+    labels = rng.permutation(np.arange(count) % classes).astype(np.int32)
+    images = [draw(label, rng) for label in labels]
+    return np.round(255 * np.clip(np.stack(images), 0, 1)).astype(np.uint8), labels
 
 
 def turned(
