@@ -23,21 +23,24 @@ def sgd(lr: float, steps: int, weight_decay: float, warmup: float) -> optax.Grad
         steps: of the whole run.
         warmup: fraction of the steps in which the rate rises.
     """
-    rate = learning_rate(lr, max(1, steps), max(1, int(warmup * steps)))
+    rate = learning_rate(lr, steps, warmup)
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9, nesterov=True))
 
 
 def adam(lr: float, steps: int, weight_decay: float, warmup: float) -> optax.GradientTransformation:
     """Adam with decoupled weight decay, under the schedule of `sgd`."""
-    return optax.adamw(learning_rate(lr, max(1, steps), max(1, int(warmup * steps))), weight_decay=weight_decay)
+    return optax.adamw(learning_rate(lr, steps, warmup), weight_decay=weight_decay)
 
 
-def learning_rate(lr: float, steps: int, rising: int) -> optax.Schedule:
-    """Updates made -> rate of the next: lr / rising at the first step, lr after `rising`, then a cosine.
+def learning_rate(lr: float, steps: int, warmup: float) -> optax.Schedule:
+    """Updates made -> rate of the next: it rises in even steps to lr, and then falls as a cosine.
 
     The zeros of both curves lie outside the run, one step before its first and one after its last: none is wasted.
+
+    Args:
+        lr, steps, warmup: as of `sgd`.
     """
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, rising, steps + 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, max(1, int(warmup * steps)), max(1, steps) + 1)
     return lambda updates: schedule(updates + 1)
 
 
