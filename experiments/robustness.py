@@ -41,7 +41,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import ssdkd_jax
-from ssdkd_jax import data, presets, settings
+from ssdkd_jax import data, presets
 from ssdkd_jax.engine import files
 from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.report import machine
@@ -53,7 +53,6 @@ SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the runs.")
 VARIANT = flags.DEFINE_string("variant", OURS, "ours, or the preset of a method.")
 LABEL = flags.DEFINE_string("label", None, "What the table calls it; its variant where none is given.")
 CURVE = 1000  # test images that judge a student on its way; their seconds count
-OUR_OWN = {"student.start": "random", "student.procedural": 0}  # switched off for other methods
 PACE = 3  # rounds that teach, from which those of a whole run are reckoned
 
 
@@ -70,17 +69,11 @@ class Run(NamedTuple):
         return workdir / "runs" / f"{self.pair.name}-{self.label}-{self.seed}.json"
 
 
-def alone(config: ConfigDict) -> ConfigDict:
-    """The settings of another method without what is ours, as far as this version of the library has it."""
-    config.update_from_flattened_dict({name: value for name, value in OUR_OWN.items() if name in settings.flat(config)})
-    return config
-
-
 def configured(run: Run, teacher: ssdkd_jax.Teacher, seconds: float) -> ConfigDict | None:
     """The settings of a run: none of ours; of another method its preset, for so many seconds."""
     if run.variant == OURS:
         return None
-    config = alone(presets.apply(ssdkd_jax.default_config(teacher, run.pair.student), run.variant))
+    config = ssdkd_jax.default_config(teacher, run.pair.student, method=run.variant)
     warmup, ticks = config.schedule.warmup, [time.perf_counter()]
     few = plans.configured(config, schedule__rounds=warmup + PACE + 1, schedule__evaluate_every=warmup + PACE + 1)
 

@@ -19,7 +19,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from ssdkd_jax import config, losses, presets, recipes
     from ssdkd_jax.api.comparison import compare, read_images
-    from ssdkd_jax.api.distillation import Distilled, default_config, distill
+    from ssdkd_jax.api.distillation import Distilled, distill
+    from ssdkd_jax.api.rules import default_config
     from ssdkd_jax.api.synthesis import SyntheticSet, synthesize
     from ssdkd_jax.api.teachers import Teacher
     from ssdkd_jax.errors import InputError
@@ -50,7 +51,7 @@ _PLACES = {
     "SyntheticSet": "api.synthesis",
     "Teacher": "api.teachers",
     "compare": "api.comparison",
-    "default_config": "api.distillation",
+    "default_config": "api.rules",
     "distill": "api.distillation",
     "load": "interop.saved",
     "read_images": "api.comparison",

@@ -10,7 +10,7 @@ import ssdkd_jax
 from ssdkd_jax import presets
 from ssdkd_jax.api import rules
 from ssdkd_jax.engine import optimization, parallel
-from ssdkd_jax.methods import procedural
+from ssdkd_jax.methods import procedural, unstored
 from ssdkd_jax.sources import procedural as sources
 
 
@@ -60,7 +60,7 @@ def test_a_run_of_it_needs_no_batch_norm_and_tells_what_fresh_images_say():
     config.schedule.update(rounds=2, distill_steps=3, evaluate_every=1)
     done = ssdkd_jax.distill(teacher, "wrn10_1", config)
     assert 0 <= done.indicators["agreement"] <= 1
-    assert len(done.synthetic.images) == procedural.PREVIEWED
+    assert len(done.synthetic.images) == unstored.PREVIEWED
     assert len(set(done.synthetic.labels.tolist())) == 3
 
 
@@ -71,7 +71,7 @@ def test_the_temperature_follows_the_logits_scale():
         teacher = ssdkd_jax.Teacher.from_function(
             lambda w, x: x.reshape(len(x), -1) @ w, scale * images, image_shape=(8, 8, 1)
         )
-        scales.append(rules.logit_scale(teacher.network, teacher.variables, teacher.inputs))
+        scales.append(rules.logit_scale(teacher))
         assert ssdkd_jax.default_config(teacher, "wrn10_1").student.temperature == max(4.0, scales[-1])
     np.testing.assert_allclose(scales[1], 30 * scales[0], rtol=1e-4)
 
@@ -86,3 +86,12 @@ def test_adam_takes_the_same_steps_whatever_the_losss_scale():
         return w
 
     np.testing.assert_allclose(path(1.0), path(100.0), rtol=1e-3)
+
+
+def test_a_method_that_is_named_has_its_own_settings_and_those_of_no_rule_for_such_networks():
+    weights = jax.random.normal(jax.random.key(0), (64, 3))
+    teacher = ssdkd_jax.Teacher.from_function(lambda w, x: x.reshape(len(x), -1) @ w, weights, image_shape=(8, 8, 1))
+    named = ssdkd_jax.default_config(teacher, "wrn10_1", method="dafl")
+    of_rules = presets.apply(rules.config_for(teacher.inputs, teacher.network, teacher.network), "dafl")
+    assert named.to_dict() == of_rules.to_dict()
+    assert (named.method.name, named.student.optimiser, named.student.lr) == ("generative", "sgd", 0.1)

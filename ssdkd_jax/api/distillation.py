@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssdkd_jax import build, models, presets
+from ssdkd_jax import build, models
 from ssdkd_jax import config as settings
 from ssdkd_jax.api import rules, students, synthesis
 from ssdkd_jax.api.judges import Evaluate, judge_of
@@ -25,10 +25,8 @@ from ssdkd_jax.engine import checkpoint, hosts, loop, parallel
 from ssdkd_jax.engine import workdir as folders
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop.saved import Classifier
-from ssdkd_jax.models import shares
 from ssdkd_jax.report import plots, progress
 from ssdkd_jax.run import distillation, identity, indicators, pipeline, readiness, summary
-from ssdkd_jax.teacher import has_batch_norm
 from ssdkd_jax.types import TrainState
 
 if TYPE_CHECKING:
@@ -159,18 +157,6 @@ def run_or_interrupted(
         return done, False
 
 
-def default_config(teacher: Teacher, student: Student, task: str = "classification") -> ConfigDict:
-    """The config that `distill` follows where none is given; see `ssdkd_jax.api.rules` for its rules."""
-    network = students.bound(student, teacher, axis=None)
-    config = rules.config_for(teacher.inputs, teacher.network, network)
-    config.task.name = task
-    if shares.share_of(student) is not None:
-        rules.for_share(config)
-    if task == "classification" and not has_batch_norm(teacher.variables):
-        rules.without_batch_norm(config, rules.logit_scale(teacher.network, teacher.variables, teacher.inputs))
-    return config
-
-
 def resolved(
     teacher: Teacher,
     student: Student,
@@ -181,9 +167,9 @@ def resolved(
 ) -> ConfigDict:
     """The config of a call, with what the caller says besides."""
     if config is None:
-        found = default_config(teacher, student)
+        found = rules.default_config(teacher, student)
     elif isinstance(config, str):
-        found = presets.apply(default_config(teacher, student), config)
+        found = rules.default_config(teacher, student, method=config)
     elif isinstance(config, type(settings.default())):
         settings.check(config)
         found = config

@@ -19,16 +19,41 @@ import jax
 
 from ssdkd_jax import config as settings
 from ssdkd_jax import hints, presets
+from ssdkd_jax.api import students
+from ssdkd_jax.api.students import Student
+from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
+from ssdkd_jax.models import shares
 from ssdkd_jax.sources import procedural
-from ssdkd_jax.types import Inputs, Network, Variables
+from ssdkd_jax.teacher import has_batch_norm
+from ssdkd_jax.types import Inputs, Network
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
 LOOKED_AT = 64  # images, for the scale of a teacher's logits
+
+
+def default_config(
+    teacher: Teacher, student: Student, task: str = "classification", method: str | None = None
+) -> ConfigDict:
+    """The config that `distill` follows where none is given.
+
+    Args:
+        method: one of `ssdkd_jax.presets.PRESETS`, in the place of what two rules choose for such a student or teacher.
+    """
+    network = students.bound(student, teacher, axis=None)
+    config = config_for(teacher.inputs, teacher.network, network)
+    config.task.name = task
+    if method is not None:
+        return presets.apply(config, method)
+    if shares.share_of(student) is not None:
+        for_share(config)
+    if task == "classification" and not has_batch_norm(teacher.variables):
+        without_batch_norm(config, logit_scale(teacher))
+    return config
 
 
 def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict:
@@ -68,11 +93,11 @@ def without_batch_norm(config: ConfigDict, scale: float) -> None:
     config.schedule.update(rounds=25, distill_steps=50)
 
 
-def logit_scale(teacher: Network, variables: Variables, inputs: Inputs) -> float:
+def logit_scale(teacher: Teacher) -> float:
     """The standard deviation of a teacher's logits over the classes, its mean over noise fields."""
-    draw = jax.vmap(partial(procedural.noise, shape=inputs.image_shape))
+    draw = jax.vmap(partial(procedural.noise, shape=teacher.image_shape))
     images = parallel.quick_jit(draw)(jax.random.split(jax.random.key(0), LOOKED_AT))
-    return float(jax.jit(teacher.apply)(variables, images).std(-1).mean())
+    return float(jax.jit(teacher.network.apply)(teacher.variables, images).std(-1).mean())
 
 
 def leave_a_round(config: ConfigDict) -> None:

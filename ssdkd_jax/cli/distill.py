@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from ssdkd_jax.api import distillation, rules
+from ssdkd_jax.api import rules
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.cli import launch as shared
 from ssdkd_jax.engine import environment, hosts, preemption
@@ -80,7 +80,7 @@ def chosen() -> ConfigDict:
     if not config.teacher.checkpoint:
         raise InputError("No teacher is named; give --teacher=FOLDER, or a --config that trains one.")
     teacher = Teacher.load(config.teacher.checkpoint, teachers.named(config))
-    ruled = distillation.default_config(teacher, config.student.model, config.task.name)
+    ruled = rules.default_config(teacher, config.student.model, config.task.name)
     ruled.update_from_flattened_dict(shared.overridden())
     if "schedule.warmup" not in shared.overridden():
         rules.leave_a_round(ruled)

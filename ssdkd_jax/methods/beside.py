@@ -9,10 +9,12 @@ import jax.numpy as jnp
 
 from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.methods import Problem
+from ssdkd_jax.methods import Problem, unstored
 from ssdkd_jax.settings import setting
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.types import Array, Batch, Key, Method, Variables
+
+SHOWN = ("images", "teacher_logits", "weights", "hints")  # of a batch, to the student
 
 
 @settings.section("student")
@@ -35,10 +37,8 @@ def with_procedural(method: Method, count: int, problem: Problem) -> Method:
         key, key_drawn = jax.random.split(key)
         batch = method.sample(state, teacher_variables, student_step, key)
         x = parallel.local_rows(procedural.draw(key_drawn, count, shape), axis)
-        f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, x)
-        own = (batch.images, batch.teacher_logits, batch.weights, batch.hints)
-        images, logits, weights, hints = jax.tree.map(joined, own, (x, f_t, jnp.ones(len(x)), hints))
-        return batch.replace(images=images, teacher_logits=logits, weights=weights, hints=hints)
+        other = unstored.batch(problem, teacher_variables, x)
+        return batch.replace(**{name: jax.tree.map(joined, batch[name], other[name]) for name in SHOWN})
 
     def feedback(state: Any, batch: Batch, gaps: Array, student_step: Array) -> Any:
         return method.feedback(state, batch, gaps[: len(gaps) - count // parallel.device_count(axis)], student_step)

@@ -25,11 +25,10 @@ import optax
 from ssdkd_jax import augment, generator, inversion, losses, modulation, settings, smoothing, teacher, terms
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError, gathered
-from ssdkd_jax.methods import LOGITS, Problem, peer_losses
+from ssdkd_jax.methods import LOGITS, Problem, peer_losses, unstored
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Network, Preview, Synthesis, Variables, Work
 
-PREVIEWED = 1000
 DIVERGENCES = {"kl": losses.kl_divergence, "l1": peer_losses.l1}
 
 
@@ -206,15 +205,7 @@ def make_sample(s: Settings, network: Network, problem: Problem) -> Callable[[St
         key_z, key_views = jax.random.split(key)
         x = images(network, state, key_z, batch, s.generator.latent, axis)
         keys = parallel.local_rows(jax.random.split(key_views, batch), axis)
-        x = jax.vmap(view)(keys, x)
-        f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, x)
-        return Batch(
-            images=x,
-            teacher_logits=f_t,
-            weights=jnp.ones(x.shape[0], jnp.float32),
-            slots=jnp.zeros(batch, jnp.int32),
-            hints=hints,
-        )
+        return unstored.batch(problem, teacher_variables, jax.vmap(view)(keys, x))
 
     return sample
 
@@ -226,14 +217,11 @@ def images(network: Network, state: State, key: Key, count: int, latent_size: in
 
 
 def make_preview(s: Settings, network: Network, problem: Problem) -> Callable[[State, Variables, Key], Preview]:
-    """(state, teacher variables, key) -> about `PREVIEWED` new images over all devices."""
+    """(state, teacher variables, key) -> `unstored.previewed` new images over all devices."""
     axis = problem.axis
 
     def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
-        count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
-        x = images(network, state, key, count, s.generator.latent, axis)
-        probabilities = problem.task.class_probabilities(problem.teacher.apply(teacher_variables, x))
-        label = probabilities.argmax(-1).astype(jnp.int32)
-        return Preview(images=augment.to_uint8(x), label=label, confidence=probabilities.max(-1))
+        x = images(network, state, key, unstored.previewed(axis), s.generator.latent, axis)
+        return unstored.preview(problem, teacher_variables, x)
 
     return preview

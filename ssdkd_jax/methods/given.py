@@ -12,15 +12,13 @@ import numpy as np
 import optax
 
 from ssdkd_jax import augment, generator, inversion, modulation, replay_buffer, settings, smoothing
-from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.methods import Problem, bank, pool
+from ssdkd_jax.methods import Problem, bank, pool, unstored
 from ssdkd_jax.methods.deepinversion import pixels
 from ssdkd_jax.methods.newcomers import Views
 from ssdkd_jax.settings import setting
 from ssdkd_jax.types import Array, Key, Method, Metrics, ModelState, Preview, Synthesis, Variables
 
-PREVIEWED = 1000
 ORDER = 1
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "real": {"given.images": -1, "schedule.warmup": 0},
@@ -90,16 +88,12 @@ def no_synthesis() -> Synthesis:
 
 
 def make_preview(problem: Problem) -> Callable[[pool.State, Variables, Key], Preview]:
-    """(state, teacher variables, key) -> about `PREVIEWED` of the images, over all devices."""
+    """(state, teacher variables, key) -> `unstored.previewed` of the images, over all devices."""
     axis = problem.axis
 
     def preview(state: pool.State, teacher_variables: Variables, key: Key) -> Preview:
-        count = -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
-        slots = jax.random.randint(key, (count,), 0, state.buffer.index.label.shape[0], jnp.int32)
+        slots = jax.random.randint(key, (unstored.previewed(axis),), 0, state.buffer.index.label.shape[0], jnp.int32)
         images = replay_buffer.take(state.buffer, slots, axis).images
-        logits = problem.teacher.apply(teacher_variables, augment.to_float(images))
-        probabilities = problem.task.class_probabilities(logits)
-        label = probabilities.argmax(-1).astype(jnp.int32)
-        return Preview(images=images, label=label, confidence=probabilities.max(-1))
+        return unstored.preview(problem, teacher_variables, augment.to_float(images))
 
     return preview

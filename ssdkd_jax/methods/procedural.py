@@ -13,20 +13,19 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from ssdkd_jax import augment, settings
+from ssdkd_jax import settings
 from ssdkd_jax.engine import parallel
-from ssdkd_jax.methods import LOGITS, Problem
+from ssdkd_jax.methods import LOGITS, Problem, unstored
 from ssdkd_jax.settings import setting
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, Preview, Synthesis, Variables
 
-PREVIEWED = 1000
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "procedural": {
         **LOGITS,
         "schedule.warmup": 0,
         "procedural.candidates": 4,
-        "student.start_images": PREVIEWED,
+        "student.start_images": unstored.PREVIEWED,
         "student.start_procedural": 2048,
     }
 }
@@ -71,15 +70,11 @@ def make(s: Settings, problem: Problem) -> Method:
 
     def sample(rounds: Array, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         del rounds, student_step
-        x = draw(key, teacher_variables, batch)
-        f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, x)
-        slots = jnp.zeros(batch, jnp.int32)
-        return Batch(images=x, teacher_logits=f_t, weights=jnp.ones(len(x), jnp.float32), slots=slots, hints=hints)
+        return unstored.batch(problem, teacher_variables, draw(key, teacher_variables, batch))
 
     def preview(rounds: Array, teacher_variables: Variables, key: Key) -> Preview:
-        x = draw(jax.random.fold_in(key, rounds), teacher_variables, parallel.padded(PREVIEWED))
-        p = problem.task.class_probabilities(problem.teacher.apply(teacher_variables, x))
-        return Preview(images=augment.to_uint8(x), label=p.argmax(-1).astype(jnp.int32), confidence=p.max(-1))
+        x = draw(jax.random.fold_in(key, rounds), teacher_variables, unstored.previewed(axis))
+        return unstored.preview(problem, teacher_variables, x)
 
     return Method(
         init=lambda key: jnp.zeros((), jnp.int32),

@@ -1,0 +1,35 @@
+"""Images that no buffer holds: as a batch for the student, and as a preview."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from ssdkd_jax import augment
+from ssdkd_jax.engine import parallel
+from ssdkd_jax.methods import Problem
+from ssdkd_jax.types import Array, Batch, Preview, Variables
+
+PREVIEWED = 1000
+
+
+def batch(problem: Problem, teacher_variables: Variables, images: Array) -> Batch:
+    """Images [B, H, W, D], all of one weight, with what the teacher answers to them."""
+    f_t, hints = problem.hint.observe(problem.teacher.apply, teacher_variables, images)
+    return Batch(
+        images=images,
+        teacher_logits=f_t,
+        weights=jnp.ones(len(images), jnp.float32),
+        slots=jnp.zeros(len(images) * parallel.device_count(problem.axis), jnp.int32),
+        hints=hints,
+    )
+
+
+def preview(problem: Problem, teacher_variables: Variables, images: Array) -> Preview:
+    """Images float [M, H, W, D] in [0, 1], with what the teacher sees in them."""
+    p = problem.task.class_probabilities(problem.teacher.apply(teacher_variables, images))
+    return Preview(images=augment.to_uint8(images), label=p.argmax(-1).astype(jnp.int32), confidence=p.max(-1))
+
+
+def previewed(axis: str | None) -> int:
+    """`PREVIEWED`, or the next multiple of the devices."""
+    return -(-PREVIEWED // parallel.device_count(axis)) * parallel.device_count(axis)
