@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import strangers
 import tables
+import turns
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -111,6 +112,7 @@ def main(_: list[str]) -> None:
                 path = workdir / f"{name}-{shares.student_name(student, 'teacher')}-{seed}.json"
                 if not path.exists():
                     about = {"teacher": name, "student": student, "seed": seed, "command": shlex.join(sys.argv)}
+                    about |= {"commit": turns.commit(str(Path(ssdkd_jax.__file__).parent))}
                     content = {**about, **run(teacher, name, student, seed), "versions": machine.versions()}
                     files.write_json(path, content)
                     print(json.dumps(content), flush=True)

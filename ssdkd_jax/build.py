@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from ssdkd_jax import (
-    augment,
     checks,
     closed_form,
     hints,
@@ -22,7 +21,7 @@ from ssdkd_jax import (
     tasks,
     teacher,
 )
-from ssdkd_jax.engine import loop, optimization, parallel, supervised
+from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.errors import Faults
 from ssdkd_jax.methods import beside
 from ssdkd_jax.models import shares
@@ -183,25 +182,6 @@ def task(config: ConfigDict, classes: int) -> Task:
         ValueError: for an unknown name.
     """
     return tasks.from_config(settings.Reader(config), classes, config.student.temperature)
-
-
-def teacher_recipe(config: ConfigDict, images: int) -> supervised.Recipe:
-    """How the teacher is trained on `images` real images."""
-    c = config.teacher
-    steps = c.epochs * (images // c.batch)
-    tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
-    view = augment.make(c.flip, c.shift, config.data.crop)
-    return supervised.Recipe(c.epochs, c.batch, tx, view, config.schedule.max_skipped)
-
-
-def yardstick_recipe(config: ConfigDict) -> supervised.Recipe:
-    """The student's, for one pass over the real subset repeated to `yardstick_steps` batches."""
-    c = config.student
-    tx = optimization.sgd(c.lr, config.yardstick_steps, c.weight_decay, c.warmup)
-    view = augment.make(config.teacher.flip, config.teacher.shift, config.data.crop)
-    devices = parallel.total_devices()
-    batch = max(devices, min(c.batch, config.buffer.size) // devices * devices)
-    return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
 
 def student_steps(config: ConfigDict) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from ssdkd_jax import build, recipes
 from ssdkd_jax.engine import environment
+from ssdkd_jax.run import yardstick
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 INPUTS = {
@@ -46,7 +47,7 @@ def test_configuration_fits_its_data_and_models(path, one_device):
     job = build.job(config, inputs, teacher, variables)
     assert job.plan.rounds > job.plan.warmup
     assert build.student_steps(config) == (job.plan.rounds - job.plan.warmup) * job.plan.distill_steps
-    assert build.yardstick_recipe(config).batch <= config.buffer.size
+    assert yardstick.recipe_of(config).batch <= config.buffer.size
     assert config.lock().is_locked
 
 

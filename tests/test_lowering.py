@@ -14,6 +14,7 @@ from jax import export
 
 from ssdkd_jax import build, models, recipes
 from ssdkd_jax.engine import dispatch, evaluation, guard, loop, parallel, supervised
+from ssdkd_jax.run import teacher as teachers
 
 CIFAR = build.Inputs((32, 32, 3), 100, (0.5,) * 3, (0.25,) * 3)
 PLATFORMS = ("cuda", "tpu")
@@ -27,7 +28,7 @@ def steps_of(cfg, inputs, axis):
     state = jax.eval_shape(lambda: loop.init(job.method, job.network, job.tx, 0))
     begin = loop.begin(job.method)
     work = jax.eval_shape(begin, state)
-    recipe = build.teacher_recipe(cfg, 1024)
+    recipe = teachers.recipe_of(cfg, 1024)
     fitted = jax.eval_shape(lambda: supervised.optimization.init(teacher, recipe.tx, jax.random.key(0)))
     images = jax.ShapeDtypeStruct((1024, *inputs.image_shape), "uint8")
     labels, key = jax.ShapeDtypeStruct((1024,), "int32"), jax.eval_shape(lambda: jax.random.key(0))

@@ -14,6 +14,7 @@ from ssdkd_jax import build, data
 from ssdkd_jax.data import nyuv2
 from ssdkd_jax.engine import evaluation, loop, optimization, parallel, supervised
 from ssdkd_jax.report import machine, progress
+from ssdkd_jax.run import teacher as teachers
 
 CONFIG = Path(__file__).parents[1] / "configs" / "nyuv2.py"
 SPLITS = {"train": [2, 5, 3], "test": [1, 4]}
@@ -138,7 +139,7 @@ def test_the_whole_path_at_full_width_on_the_miniature(arrays, tmp_path, one_dev
     seconds = progress.Stopwatch()
 
     network, task = build.network(config.teacher.model, inputs), build.task(config, inputs.classes)
-    recipe = build.teacher_recipe(config, 2)._replace(epochs=1)
+    recipe = teachers.recipe_of(config, 2)._replace(epochs=1)
     heard = []
     with seconds("teacher, one step, compiled"):
         state = parallel.to_devices(optimization.init(network, recipe.tx, jax.random.key(0)))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ssdkd_jax import build
+from ssdkd_jax import augment, build
 from ssdkd_jax.engine import checkpoint, dispatch, files, hosts, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.engine.saver import Saver
@@ -113,6 +113,15 @@ def untrained(config: ConfigDict, dataset: Dataset) -> Classifier:
     return Classifier(network, jax.eval_shape(network.init, jax.random.key(0)), inputs, config.teacher.model)
 
 
+def recipe_of(config: ConfigDict, images: int) -> supervised.Recipe:
+    """How the teacher is trained on `images` real images."""
+    c = config.teacher
+    steps = c.epochs * (images // c.batch)
+    tx = optimization.sgd(c.lr, steps, c.weight_decay, c.warmup)
+    view = augment.make(c.flip, c.shift, config.data.crop)
+    return supervised.Recipe(c.epochs, c.batch, tx, view, config.schedule.max_skipped)
+
+
 def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[], bool] = dispatch.never) -> float:
     """Train the teacher on the real images, save it under the workdir, and return its score on the test images.
 
@@ -131,7 +140,7 @@ def train(config: ConfigDict, dataset: Dataset, workdir: Path, stop: Callable[[]
         return done[task.score]
     network = build.network(config.teacher.model, inputs, compute=config.compute)
     images, labels = dataset.train_images, dataset.train_labels
-    recipe = build.teacher_recipe(config, len(images))
+    recipe = recipe_of(config, len(images))
     epoch_steps = max(1, len(images) // recipe.batch)
     key = keys.of_seed(config.seed)
     key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.TEACHER_INIT, Stage.TEACHER_TRAINING))

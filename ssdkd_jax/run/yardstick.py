@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ssdkd_jax import build
+from ssdkd_jax import augment, build, settings, student
 from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption, supervised
 from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.interop.saved import Classifier
@@ -36,7 +36,7 @@ def train(
     """
     task = build.task(config, teacher.classes)
     network = shares.student(config.student.model, teacher.inputs, teacher.network, compute=config.compute)
-    recipe = build.yardstick_recipe(config)
+    recipe = recipe_of(config)
     key = keys.of_seed(config.seed)
     key_init, key_fit = (keys.of_stage(key, stage) for stage in (Stage.YARDSTICK_INIT, Stage.YARDSTICK_TRAINING))
     subset = even_subset(dataset.train_labels, config.buffer.size, config.seed)
@@ -47,6 +47,16 @@ def train(
     if int(parallel.unreplicate(state.step)) < config.yardstick_steps:
         raise preemption.Preempted("Stopped by SIGTERM while measuring the yardstick; the same command goes on there.")
     return evaluation.evaluator(config, network, dataset)(state.variables)[task.score]
+
+
+def recipe_of(config: ConfigDict) -> supervised.Recipe:
+    """The student's, for one pass over the real subset repeated to `yardstick_steps` batches."""
+    settings_of_student = settings.Reader(config)(student.Settings)
+    tx = settings_of_student.descent(config.yardstick_steps)
+    view = augment.make(config.teacher.flip, config.teacher.shift, config.data.crop)
+    devices = parallel.total_devices()
+    batch = max(devices, min(settings_of_student.batch, config.buffer.size) // devices * devices)
+    return supervised.Recipe(epochs=1, batch=batch, tx=tx, view=view, max_skipped=config.schedule.max_skipped)
 
 
 def even_subset(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
