@@ -195,6 +195,7 @@ class Synthesis(NamedTuple):
         steps: how often `step` runs between the two.
         loss: what `step` descends, an `inversion.Loss`; None where nothing is inverted.
         images: work -> the images [B, H, W, D] that it has made; None where none are made.
+        asked: work -> int32 [B], the classes that these were asked to be of; None where nothing is asked.
     """
 
     begin: Callable[[Any, Key], Any]
@@ -203,6 +204,7 @@ class Synthesis(NamedTuple):
     steps: int
     loss: Callable[[Trained, Work, Variables, Variables], tuple[Array, Any]] | None = None
     images: Callable[[Any], Array] | None = None
+    asked: Callable[[Any], Array] | None = None
 
 
 class Method(NamedTuple):
@@ -237,12 +239,14 @@ class TrainState:
     Attributes:
         method: the method's state (generator, buffer, sampler).
         student: the student in training.
+        snapshot: variables of the student that was best so far, as it was judged; at first those it starts from.
         round: int32 [], rounds completed.
         key: key data of the run, as of `keys.of_seed`.
     """
 
     method: Any
     student: ModelState
+    snapshot: Variables
     round: Array
     key: Key
 

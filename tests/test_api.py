@@ -1,5 +1,6 @@
 """The library as its users call it: one call to a student, no data."""
 
+import ast
 import functools
 import json
 import os
@@ -46,7 +47,8 @@ def test_a_run_tells_how_it_goes_without_data(whole, teacher):
         assert 0 <= point["agreement"] <= 1 and 0 <= point["fresh_kl"] < 50 and 0 <= point["fresh_balance"] <= 1.000001
         assert 1 / 3 < point["fresh_confidence"] <= 1 and point["fresh_bn"] > 0
     assert whole.summary["score"] == "agreement" and whole.summary["teacher_agreement"] is None
-    assert whole.indicators["fresh_bn_first"] > 0
+    assert whole.indicators["fresh_bn_first"] > 0 and 0 < whole.indicators["taught_softness"] <= 1
+    assert whole.history[-1]["snapshot"] == whole.summary["snapshot"] and whole.health == whole.summary["health"]
     assert len(whole.synthetic) == tiny.SLOTS and whole.synthetic.images.dtype == np.uint8
     np.testing.assert_allclose(whole.synthetic.logits, teacher(whole.synthetic.images), atol=1e-5)
     figures = whole.plot_images(), whole.plot_curves(), whole.plot_histograms()
@@ -281,7 +283,8 @@ def test_a_run_without_data_imports_nothing_of_data(tmp_path):
     env = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": quick.FLAGS}
     run = subprocess.run([sys.executable, "-c", DATALESS], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "['agreement', 'fresh_balance', 'fresh_confidence', 'fresh_kl']"
+    told = {"agreement", "fresh_balance", "fresh_confidence", "fresh_kl", "fresh_spread", "taught_agreement"}
+    assert told <= set(ast.literal_eval(run.stdout))
     assert {"summary.json", "student", "synthetic.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 

@@ -46,6 +46,7 @@ class Distilled:
         synthetic: the images that it was taught from, at the end.
         history: a point an evaluation: round, seconds, scores and indicators.
         indicators: what is known without data, at the end; see `ssdkd_jax.run.indicators`.
+        health: a sentence for each thing that went wrong, with the setting that helps; see `ssdkd_jax.run.health`.
         finished: False where it was interrupted.
         summary: what summary.json holds of a run that is kept; without a workdir, its scores and amounts.
     """
@@ -54,12 +55,14 @@ class Distilled:
     synthetic: SyntheticSet
     history: list[dict[str, Any]]
     indicators: dict[str, float]
+    health: list[str]
     finished: bool
     summary: dict[str, Any]
 
     def __repr__(self) -> str:
         known = ", ".join(f"{name} {value:.3g}" for name, value in self.indicators.items())
-        return f"Distilled({self.student!r}, {known}{'' if self.finished else ', interrupted'})"
+        sick = f", {len(self.health)} warnings" if self.health else ""
+        return f"Distilled({self.student!r}, {known}{sick}{'' if self.finished else ', interrupted'})"
 
     def plot_images(self, per_class: int = 12) -> Figure:
         """A figure of the synthetic images, a row a class."""
@@ -137,8 +140,8 @@ def distill(
         found = outcome.found
         if folder and finished:
             found = pipeline.keep(prepared, outcome, original, folder, clock)
-    known = indicators.told(found, done.first)
-    return Distilled(outcome.student, synthesis.of_rows(teacher, outcome.rows), done.curve, known, finished, found)
+    known, images = indicators.told(found, done.first), synthesis.of_rows(teacher, outcome.rows)
+    return Distilled(outcome.student, images, done.curve, known, found["health"], finished, found)
 
 
 def run_or_interrupted(

@@ -94,9 +94,11 @@ def first(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
 def init(method: Method, network: Any, tx: Any, seed: int) -> TrainState:
     """What of the first state follows from the seed, for `first` to compile."""
     key = keys.of_seed(seed)
+    student = optimization.init(network, tx, keys.of_stage(key, Stage.STUDENT_INIT))
     return TrainState(
         method=method.init(keys.of_stage(key, Stage.METHOD_INIT)),
-        student=optimization.init(network, tx, keys.of_stage(key, Stage.STUDENT_INIT)),
+        student=student,
+        snapshot=student.variables,
         round=jnp.zeros((), jnp.int32),
         key=key,
     )
@@ -198,7 +200,7 @@ def run(
     state: TrainState,
     teacher: Variables,
     clock: Clock,
-    on_round: Callable[[int, TrainState, dict[str, float]], None],
+    on_round: Callable[[int, TrainState, dict[str, float]], TrainState | None],
     stop: Stop = dispatch.never,
     begun: History | None = None,
     begin_student: Begin = lambda rounds, state: state,
@@ -208,7 +210,7 @@ def run(
     Args:
         state, teacher: placed on the devices.
         clock: context manager factory, stage name -> context, which adds up seconds.
-        on_round: called with (rounds done, state, mean metrics) after each round.
+        on_round: called with (rounds done, state, mean metrics) after each round; may return a state to go on with.
         stop: asked between dispatches, with several hosts before each half of a round; once it says so, the state is
             returned as it then is. Saved and run again, it ends with the bits of a run that was not stopped.
         begun: metrics of the round that an earlier run was stopped in.
@@ -242,7 +244,7 @@ def run(
         if stopped or round_done:
             check_state(state, at.rounds)
         if round_done:
-            on_round(at.rounds, state, guard.summary(metrics))
+            state = on_round(at.rounds, state, guard.summary(metrics)) or state
             metrics = {}
     return state, metrics
 

@@ -143,7 +143,9 @@ def make_synthesis(p: Pieces, problem: Problem) -> Synthesis:
         return state, replay_buffer.summary(buffer.index, task.classes)
 
     step = inversion.make_step(loss, p.recipe.optimisers, axis)
-    return Synthesis(begin, step, finish, p.recipe.inner_steps, loss, lambda work: work.best_images)
+    return Synthesis(
+        begin, step, finish, p.recipe.inner_steps, loss, lambda work: work.best_images, lambda work: work.targets
+    )
 
 
 def make_sample(p: Pieces, problem: Problem) -> Callable[[State, Variables, Array, Key], Batch]:

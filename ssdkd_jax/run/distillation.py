@@ -13,7 +13,7 @@ from ssdkd_jax import build
 from ssdkd_jax.engine import checkpoint, dispatch, guard, hosts, loop, parallel, preemption
 from ssdkd_jax.engine.saver import Saver
 from ssdkd_jax.report import plots, progress
-from ssdkd_jax.run import beginning, identity, indicators
+from ssdkd_jax.run import beginning, health, identity, indicators, snapshots
 from ssdkd_jax.types import Preview, TrainState, Variables
 
 if TYPE_CHECKING:
@@ -106,32 +106,37 @@ def distil(
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
     saver = Saver(folder, config.schedule.checkpoint_seconds)
+    watch = health.Watch(job.task.classes)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
 
-    def evaluated(rounds: int, state: TrainState) -> dict[str, float]:
+    def evaluated(rounds: int, state: TrainState) -> tuple[TrainState, dict[str, float]]:
         with clock("evaluation"):
             if rounds == 1:
-                distilled.first.update(judges.fresh(programs, state, teacher, state.student.variables, 1))
+                distilled.first.update(judges.fresh(programs, state, teacher, [state.student.variables], 1)[0])
             if not evaluation_due(config, job.plan, rounds):
-                return {}
-            found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
-        distilled.curve.append(point(rounds, clock, found))
+                return state, {}
+            state, better, found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
+        best = rounds if better or not distilled.curve else distilled.curve[-1][snapshots.ROUND]
+        distilled.curve.append({**point(rounds, clock, found), snapshots.ROUND: best})
+        watch.look(found, rounds)
         show(board, found, judges.shown(state), job.task.classes, rounds)
-        return found
+        return state, found
 
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
     with contextlib.closing(board), contextlib.closing(saver), bar as advance:
 
-        def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> None:
+        def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> TrainState:
             note["begun"] = {}
             add_skipped(distilled.skipped, metrics)
             board.scalars(metrics, rounds)
-            metrics |= evaluated(rounds, state)
+            state, found = evaluated(rounds, state)
+            metrics |= found
             advance((distilled.curve[-1] if distilled.curve else {}) | metrics)
             watchers.on_state(state, note)
             save = saver.now if rounds == job.plan.rounds else saver.now_and_then
             save(loop.position(state).checkpoint, state, note)
             watchers.on_round(rounds, metrics)
+            return state
 
         begun = {name: np.array(values, np.float32) for name, values in distilled.begun.items()}
         begin_student = beginning.starter(job, teacher, judges.preview, clock)
@@ -145,16 +150,32 @@ def distil(
 
 def judged(
     judges: Judges, programs: loop.Programs, state: TrainState, teacher: Variables, last: bool
-) -> dict[str, float]:
-    """Scores and indicators of the student of a state; at the end of a run the indicators are of more images."""
+) -> tuple[TrainState, bool, dict[str, float]]:
+    """The state with the better of its student and its snapshot as snapshot, whether that is its student, and scores.
+
+    These are of its student, with the indicators; at the end of a run they are of more images.
+    """
     student, batches = judges.student(state), indicators.BATCHES if last else 1
-    return judges.scores(student) | judges.fresh(programs, state, teacher, student, batches)
+    scores = judges.scores(student)
+    state, better, found = snapshots.keep_better(judges.fresh, programs, state, teacher, student, batches)
+    return state, better, scores | found
 
 
 def show(board: progress.Board, found: dict[str, float], rows: Preview, classes: int, rounds: int) -> None:
     """Put on the board what was found after a round, and the images of it."""
     board.scalars({name if name in indicators.NAMES else f"test/{name}": found[name] for name in found}, rounds)
     board.image("synthetic", plots.class_grid(rows.images, rows.label, classes), rounds)
+
+
+def chosen(done: Distilled, judges: Judges) -> tuple[Variables, dict[str, Any]]:
+    """The student of a run, and the point of the curve that judges it.
+
+    Where the newest state was evaluated that is the snapshot, else the newest student, whose point is {}.
+    """
+    newest = done.curve[-1] if done.curve else {}
+    if newest.get("round") != loop.position(done.state).rounds:
+        return judges.student(done.state), {}
+    return done.state.snapshot, next(one for one in done.curve if one["round"] == newest[snapshots.ROUND])
 
 
 def preempted(saver: Saver, state: TrainState, note: dict[str, Any], begun: loop.History) -> preemption.Preempted:

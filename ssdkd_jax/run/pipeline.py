@@ -20,11 +20,13 @@ from ssdkd_jax.run import (
     distillation,
     evaluation,
     foreign,
+    health,
     identity,
     indicators,
     pictures,
     profiling,
     readiness,
+    snapshots,
     summary,
     yardstick,
 )
@@ -177,24 +179,27 @@ def start(
 def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.Stopwatch) -> Outcome:
     """The student, what it was taught from, and what is known of them; also of a run that is not at its end."""
     config, teacher, job, judge = prepared.config, prepared.teacher, prepared.job, prepared.judge
-    position, student = loop.position(done.state), prepared.judges.student(done.state)
-    last = done.curve[-1] if done.curve and done.curve[-1]["round"] == position.rounds else {}
+    position, (student, last) = loop.position(done.state), distillation.chosen(done, prepared.judges)
     if position.finished(job.plan) and judge.score not in last:  # it was made without real images, or by other ones
         last.update(prepared.judges.scores(student))
     scores = {judge.score: last[judge.score]} if judge.score in last else {}
+    classifier = Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores)
     with clock("report"):
         rows = prepared.judges.preview(done.state)
+        taught = indicators.taught(teacher, classifier, rows.images, config.student.temperature)
+    known = {**indicators.told(last, done.first), **taught, "skipped": summary.skipped(done.skipped, job, position)}
     found = {
         **summary.scores(judge.score, prepared.teacher_scores, done.curve, last, clock.seconds.get("teacher", 0.0)),
-        **indicators.told(last, done.first),
+        **known,
+        **{"health": health.whole(known, job.task.classes)},
         **summary.amounts(config, job, position),
         "skipped_steps": done.skipped,
         "planned_shorter": done.shorter,
         **summary.sizes(teacher, job),
         "class_counts": pictures.class_counts(rows, job.task.classes),
         "curve": done.curve,
+        snapshots.ROUND: last.get(snapshots.ROUND),
     }
-    classifier = Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores)
     return Outcome(classifier, rows, found, done.state)
 
 
@@ -218,7 +223,7 @@ def keep(
     parallel.check_replicated(outcome.state)
     found = dict(outcome.found)
     if dataset is not None:
-        found |= yardsticks(config, dataset, teacher, score, clock, stop)
+        found |= yardstick.told(config, dataset, teacher, score, clock, stop)
     if config.measure_unit:
         found["unit_seconds"] = profiling.unit_seconds(config, teacher.network, teacher.variables, teacher.inputs)
     networks = tuple((one.network, one.variables) for one in (teacher, student))
@@ -231,18 +236,3 @@ def keep(
     if hosts.is_first():
         files.write_json(workdir / "summary.json", found)
     return found
-
-
-def yardsticks(
-    config: ConfigDict,
-    dataset: Dataset,
-    teacher: Classifier,
-    score: str,
-    clock: progress.Stopwatch,
-    stop: Callable[[], bool],
-) -> dict[str, float]:
-    """The `score` of the student that learns from real images, where the config asks for it."""
-    if not config.yardstick_steps:
-        return {}
-    with clock("yardstick"):
-        return {f"real_subset_{score}": yardstick.train(config, dataset, teacher, stop)}

@@ -10,13 +10,20 @@ from ssdkd_jax import build, models, replay_buffer
 from ssdkd_jax.engine import environment, loop
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.report import machine, progress
-from ssdkd_jax.run import indicators
+from ssdkd_jax.run import indicators, snapshots
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 LEVELS = (0.85, 0.88, 0.90, 0.91, 0.92, 0.95, 0.98)
-NOT_SCORES = ("round", "seconds", "synthesis", "distillation", *indicators.NAMES)  # of a point of the curve
+NOT_SCORES = (
+    "round",
+    "seconds",
+    "synthesis",
+    "distillation",
+    snapshots.ROUND,
+    *indicators.NAMES,
+)  # of a point of the curve
 
 
 def scores(
@@ -60,6 +67,12 @@ def sizes(teacher: Classifier, job: build.Job) -> dict[str, int]:
     generator = {"generator": state.generator.variables} if hasattr(state, "generator") else {}
     networks = {"teacher": teacher.variables, "student": jax.eval_shape(job.network.init, key), **generator}
     return {f"{name}_parameters": models.parameter_count(variables) for name, variables in networks.items()}
+
+
+def skipped(counts: dict[str, int], job: build.Job, position: loop.Position) -> float:
+    """Which share of all steps was skipped."""
+    steps = position.rounds * job.method.synthesis.steps + position.student_steps
+    return sum(counts.values()) / max(1, steps)
 
 
 def amounts(config: ConfigDict, job: build.Job, position: loop.Position) -> dict[str, int | None]:

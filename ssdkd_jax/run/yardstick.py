@@ -13,12 +13,28 @@ from ssdkd_jax.engine import dispatch, keys, optimization, parallel, preemption,
 from ssdkd_jax.engine.keys import Stage
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.models import shares
+from ssdkd_jax.report import progress
 from ssdkd_jax.run import evaluation
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from ssdkd_jax.data import Dataset
+
+
+def told(
+    config: ConfigDict,
+    dataset: Dataset,
+    teacher: Classifier,
+    score: str,
+    clock: progress.Stopwatch,
+    stop: Callable[[], bool] = dispatch.never,
+) -> dict[str, float]:
+    """The `score` of the student that learns from real images, where the config asks for it."""
+    if not config.yardstick_steps:
+        return {}
+    with clock("yardstick"):
+        return {f"real_subset_{score}": train(config, dataset, teacher, stop)}
 
 
 def train(

@@ -1,0 +1,39 @@
+"""Which student of a run is kept: the best on fresh images, told without data; ours.
+
+The newest student takes the place of the kept one, unless it is clearly worse. Both answer the same fresh images: those
+made against the newest, and as many made against the kept one, since images that are made to be hard for a student are
+harder for it than for another.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from ssdkd_jax.engine import loop
+from ssdkd_jax.run.indicators import Fresh
+from ssdkd_jax.types import TrainState, Variables
+
+ROUND = "snapshot"  # of a point of the curve: after which round the student that is kept was made
+CLEARLY = 1.1  # times the kept student's KL
+
+
+def keep_better(
+    fresh: Fresh, programs: loop.Programs, state: TrainState, teacher: Variables, student: Variables, batches: int
+) -> tuple[TrainState, bool, dict[str, float]]:
+    """The state with its snapshot, whether this is `student`, and the indicators of `student`.
+
+    Args:
+        fresh: see `indicators`.
+        student: the newest one, as it is judged.
+        batches: of fresh images against each of the two.
+    """
+    both = student, state.snapshot
+    opposed = state.replace(student=state.student.replace(variables=state.snapshot))
+    new, kept = fresh(programs, state, teacher, both, batches)
+    if new:
+        again = fresh(programs, opposed, teacher, both, batches)
+        new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, kept), again, strict=True))
+        if not new_kl <= CLEARLY * kept_kl:
+            return state, False, new
+    return state.replace(snapshot=jax.tree.map(jnp.copy, student)), True, new
