@@ -24,10 +24,15 @@ class Settings:
 
     flip: bool = setting(True, "mirror the images at random")
     shift: int = setting(2, "move them by at most this many pixels", least=0)
+    colour: float = setting(0.0, "how much contrast, saturation, brightness and hue change", least=0, most=1)
 
     def view(self) -> View:
-        """As `make`."""
-        return make(self.flip, self.shift)
+        """As `make`, then `jitter`."""
+        moved = make(self.flip, self.shift)
+        if not self.colour:
+            return moved
+        coloured = jitter(self.colour)
+        return lambda key, image: coloured(jax.random.fold_in(key, 1), moved(key, image))
 
 
 @settings.section("views")
@@ -72,6 +77,29 @@ def make(flip: bool, shift: int, crop: int = 0) -> View:
         if crop:
             image = pix.random_crop(key_crop, image, (crop, crop, image.shape[-1]))
         return image
+
+    return view
+
+
+def jitter(amount: float) -> View:
+    """(key, image [H, W, D] in [0, 1]) -> image in other colours, in [0, 1].
+
+    Contrast and saturation are multiplied by U(1 - amount, 1 + amount); brightness and hue, a whole turn of which is 1,
+    are moved by at most half the amount. Hue and saturation are those of images in RGB alone.
+
+    Raises:
+        MissingError: without dm-pix.
+    """
+    pix, half = _pix(), amount / 2
+
+    def view(key: Key, image: Array) -> Array:
+        key_contrast, key_brightness, key_saturation, key_hue = jax.random.split(key, 4)
+        image = pix.random_contrast(key_contrast, image, lower=1 - amount, upper=1 + amount)
+        image = jnp.clip(pix.random_brightness(key_brightness, image, max_delta=half), 0, 1)
+        if image.shape[-1] == 3:
+            image = pix.random_saturation(key_saturation, image, lower=1 - amount, upper=1 + amount)
+            image = pix.random_hue(key_hue, jnp.clip(image, 0, 1), max_delta=half)
+        return jnp.clip(image, 0, 1)
 
     return view
 

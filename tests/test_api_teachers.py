@@ -146,7 +146,7 @@ def test_a_teacher_of_each_kind_teaches_digits_without_data(make, weights, tmp_p
     config.synthesis.update(batch=32, inner_steps=2, width=8)
     config.schedule.update(rounds=5, warmup=1, distill_steps=20)
     config.buffer.size = 96
-    assert bool(config.student.regression) == (make is not function)
+    assert config.student.start == "teacher" and (config.method.name == "ssdkd") == (make is not function)
     distilled = ssdkd_jax.distill(teacher, Net(), config, evaluate=test)
     assert distilled.finished and distilled.student(test[0][:3]).shape == (3, 10)
     assert {"agreement", "fresh_kl", "fresh_confidence", "fresh_balance"} <= distilled.indicators.keys()

@@ -1,12 +1,11 @@
-"""The config of a run of which nothing is known but its two networks; six rules, ours.
+"""The config of a run of which nothing is known but its two networks; five rules, ours.
 
 | what | rule |
 |---|---|
 | batch | 64 images, or the next multiple of the devices |
 | generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
-| BatchNorm | hints are on where both networks have one at a resolution |
+| start | the student starts from its teacher; it learns from blended images, without hints |
 | no BatchNorm | such a teacher is distilled on procedural images alone, by Adam, its temperature the logits' scale |
-| share | a student that is a share of its teacher's channels starts from it, at a low learning rate and without hints |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
@@ -24,7 +23,6 @@ from ssdkd_jax.api.students import Student
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.models import shares
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.teacher import has_batch_norm
 from ssdkd_jax.types import Inputs, Network
@@ -49,8 +47,7 @@ def default_config(
     config.task.name = task
     if method is not None:
         return presets.apply(config, method)
-    if shares.share_of(student) is not None:
-        for_share(config)
+    from_teacher(config)
     if task == "classification" and not has_batch_norm(teacher.variables):
         without_batch_norm(config, logit_scale(teacher))
     return config
@@ -77,9 +74,11 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
     return config
 
 
-def for_share(config: ConfigDict) -> None:
-    """Change a config for a student that is a share of its teacher's channels."""
-    config.student.update(start="teacher", lr=0.01, regression=0.0)
+def from_teacher(config: ConfigDict) -> None:
+    """Change a config for a student that starts from its teacher: it is good before its first step."""
+    config.student.update(start="teacher", lr=0.1, regression=0.0)
+    config.views.mixup = 0.5
+    config.synthesis.update(inner_steps=12, adv=1.0, class_code=2.0)
 
 
 def without_batch_norm(config: ConfigDict, scale: float) -> None:

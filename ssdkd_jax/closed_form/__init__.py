@@ -27,6 +27,7 @@ __all__ = ["StartImages", "StartName", "solve", "start"]
 
 log = logging.getLogger(__name__)
 JUDGE = 8  # one image of so many only judges
+WORTH = 0.5  # of the loss of the student that came, which a solved start must be below
 
 
 def solve(
@@ -66,7 +67,9 @@ def start(
     images: Array,
     loss: Callable[[Array, Array], Array],
 ) -> Variables:
-    """The solved variables, or those that came where they do better on images that served for nothing else.
+    """The solved variables; those that came where these have no more than twice their loss on images kept apart.
+
+    A start that is worth less is in the way: what least squares leave of a network learns badly.
 
     Never an error: one line says why a student starts as it came.
 
@@ -85,8 +88,10 @@ def start(
     except Exception as error:  # of networks that nobody has foreseen
         log.warning("The student's start could not be solved for (%s); it starts as it came.", error)
         return variables
-    if not after < before:
-        log.warning("The solved start has a loss of %.3g, the one that came %.3g; it is left out.", after, before)
+    if not after < WORTH * before:
+        log.warning(
+            "The solved start has a loss of %.3g, the one that came %.3g: too little; it is left out.", after, before
+        )
         return variables
     log.info("The student starts from its teacher: loss %.3g, from %.3g.", after, before)
     return solved

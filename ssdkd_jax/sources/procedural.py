@@ -27,7 +27,7 @@ def source(count: int, shape: Shape) -> Source:
 
 
 def draw(key: Key, count: int, shape: Shape) -> Array:
-    """`count` images of all kinds in equal parts, in random order.
+    """`count` images of all kinds, and of strokes on any of them, in equal parts and random order.
 
     Args:
         shape: (H, W, D).
@@ -37,11 +37,13 @@ def draw(key: Key, count: int, shape: Shape) -> Array:
     >>> images.shape, bool((images >= 0).all() and (images <= 1).all())
     ((10, 16, 16, 3), True)
     """
-    *keys, order = jax.random.split(key, len(KINDS) + 1)
-    each = -(-count // len(KINDS))
+    *keys, ground, pen, order = jax.random.split(key, len(KINDS) + 3)
+    each = -(-count // (len(KINDS) + 1))
     made = [
         jax.vmap(partial(kind, shape=shape))(jax.random.split(k, each)) for kind, k in zip(KINDS, keys, strict=True)
     ]
+    grounds = jax.random.permutation(ground, jnp.concatenate(made))[:each]
+    made.append(jax.vmap(drawn_on)(jax.random.split(pen, each), grounds))
     return jax.random.permutation(order, jnp.concatenate(made))[:count]
 
 
@@ -95,8 +97,28 @@ def dead_leaves(key: Key, shape: Shape) -> Array:
 
 
 def strokes(key: Key, shape: Shape) -> Array:
-    """A few curves and arcs of one pen on a plain ground, half of them each beginning where the one before ends."""
-    lines, count, size, pen, tone = jax.random.split(key, 5)
+    """What a pen draws on a plain ground, half of them white on black."""
+    pen, plain, colours = jax.random.split(key, 3)
+    ground, colour = jax.random.uniform(colours, (2, shape[2]))
+    full = jax.random.bernoulli(plain)
+    ground, colour = jnp.where(full, 0.0, ground), jnp.where(full, 1.0, colour)
+    return ground + (colour - ground) * ink(pen, shape)
+
+
+def drawn_on(key: Key, ground: Array) -> Array:
+    """What a pen draws in one colour on a ground [H, W, D] of less contrast."""
+    pen, shade, weaker = jax.random.split(key, 3)
+    mean = ground.mean((0, 1))
+    ground = mean + jax.random.uniform(weaker, minval=0.1, maxval=1.0) * (ground - mean)
+    return ground + (jax.random.uniform(shade, (ground.shape[2],)) - ground) * ink(pen, ground.shape)
+
+
+def ink(key: Key, shape: Shape) -> Array:
+    """How much of a pen's ink is where, [H, W, 1] in [0, 1]: a few curves and arcs.
+
+    Half of them each begin where the one before ends.
+    """
+    lines, count, size, pen = jax.random.split(key, 4)
     drawn = jnp.arange(STROKES) < jax.random.randint(count, (), 1, STROKES + 1)
     points = pen_paths(lines) * jax.random.uniform(size, (2,), minval=0.5, maxval=1.0)
     begin, step = points[:, :-1], jnp.diff(points, axis=1)
@@ -104,12 +126,7 @@ def strokes(key: Key, shape: Shape) -> Array:
     along = jnp.clip((beyond * step).sum(-1) / (jnp.square(step).sum(-1) + 1e-6), 0, 1)
     distances = jnp.sqrt(jnp.square(beyond - along[..., None] * step).sum(-1)).min(-1)
     width, softness = jnp.exp(jax.random.uniform(pen, (2,), minval=jnp.log(0.05), maxval=jnp.log(0.2)))
-    ink = jax.nn.sigmoid((width - jnp.where(drawn, distances, jnp.inf).min(-1)) / (0.3 * softness))[..., None]
-    plain, colours = jax.random.split(tone)
-    ground, colour = jax.random.uniform(colours, (2, shape[2]))
-    full = jax.random.bernoulli(plain)
-    ground, colour = jnp.where(full, 0.0, ground), jnp.where(full, 1.0, colour)
-    return ground + (colour - ground) * ink
+    return jax.nn.sigmoid((width - jnp.where(drawn, distances, jnp.inf).min(-1)) / (0.3 * softness))[..., None]
 
 
 def pen_paths(key: Key) -> Array:
