@@ -75,3 +75,18 @@ def test_the_corners_of_an_arc_lie_on_an_ellipse_and_joined_strokes_meet():
     left = [np.linalg.lstsq(a, np.ones(len(a)), rcond=None)[1] for a in conic.astype(np.float64)]
     share = np.mean([rest.size and rest[0] < 1e-6 for rest in left])
     assert 0.2 < share < 0.4
+
+
+def test_strokes_on_a_ground_leave_it_as_it_is_where_there_is_no_ink_up_to_its_contrast():
+    keys = jax.random.split(jax.random.key(0), 30)
+    grounds = np.random.default_rng(0).random((30, 24, 24, 3)).astype(np.float32)
+    images = np.asarray(jax.jit(jax.vmap(procedural.drawn_on))(keys, grounds))
+    ink = np.asarray(jax.vmap(lambda key: procedural.ink(jax.random.split(key, 3)[0], (24, 24, 3)))(keys))[..., 0]
+    assert images.min() >= 0 and images.max() <= 1
+    for image, ground, covered in zip(images, grounds, ink, strict=True):
+        bare, full = covered < 1e-4, covered > 1 - 1e-4
+        if bare.sum() > 20:
+            gain = np.polyfit((ground - ground.mean((0, 1)))[bare].ravel(), image[bare].ravel(), 1)[0]
+            assert 0.09 < gain < 1.01
+        if full.sum() > 1:
+            np.testing.assert_allclose(image[full], np.broadcast_to(image[full][0], image[full].shape), atol=1e-3)

@@ -70,11 +70,11 @@ def make(s: Settings, problem: Problem) -> Method:
 
     def sample(rounds: Array, teacher_variables: Variables, student_step: Array, key: Key) -> Batch:
         del rounds, student_step
-        return unstored.batch(problem, teacher_variables, draw(key, teacher_variables, batch))
+        return draw(key, teacher_variables, batch)
 
     def preview(rounds: Array, teacher_variables: Variables, key: Key) -> Preview:
-        x = draw(jax.random.fold_in(key, rounds), teacher_variables, unstored.previewed(axis))
-        return unstored.preview(problem, teacher_variables, x)
+        drawn = draw(jax.random.fold_in(key, rounds), teacher_variables, unstored.previewed(axis))
+        return unstored.preview(problem, teacher_variables, drawn.images)
 
     return Method(
         init=lambda key: jnp.zeros((), jnp.int32),
@@ -87,18 +87,19 @@ def make(s: Settings, problem: Problem) -> Method:
     )
 
 
-def make_draw(candidates: int, problem: Problem) -> Callable[[Key, Variables, int], Array]:
-    """(key, teacher variables, count) -> this device's part of `count` images."""
+def make_draw(candidates: int, problem: Problem) -> Callable[[Key, Variables, int], Batch]:
+    """(key, teacher variables, count) -> this device's part of `count` images, with the teacher's answers."""
     axis, shape = problem.axis, problem.inputs.image_shape
 
-    def draw(key: Key, teacher_variables: Variables, count: int) -> Array:
+    def draw(key: Key, teacher_variables: Variables, count: int) -> Batch:
         key_drawn, key_chosen = jax.random.split(key)
-        x = procedural.draw(key_drawn, candidates * count, shape)
+        x = parallel.local_rows(procedural.draw(key_drawn, candidates * count, shape), axis)
+        drawn = unstored.batch(problem, teacher_variables, x)
         if candidates == 1:
-            return parallel.local_rows(x, axis)
-        f_t = problem.teacher.apply(teacher_variables, parallel.local_rows(x, axis))
-        labels = parallel.all_rows(problem.task.class_probabilities(f_t).argmax(-1), axis)
-        return parallel.local_rows(x[rarest(key_chosen, labels, count, problem.task.classes)], axis)
+            return drawn
+        p = problem.task.class_probabilities(drawn.teacher_logits)
+        labels = parallel.all_rows(p.argmax(-1), axis)
+        return unstored.rows(drawn, rarest(key_chosen, labels, count, problem.task.classes), axis)
 
     return draw
 

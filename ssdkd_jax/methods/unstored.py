@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from ssdkd_jax import augment
@@ -22,6 +23,15 @@ def batch(problem: Problem, teacher_variables: Variables, images: Array) -> Batc
         slots=jnp.zeros(len(images) * parallel.device_count(problem.axis), jnp.int32),
         hints=hints,
     )
+
+
+def rows(whole: Batch, places: Array, axis: str | None) -> Batch:
+    """The rows of a batch at int [B] places over all devices."""
+    taken = {
+        name: jax.tree.map(lambda x: parallel.take_rows(x, places, axis), whole[name])
+        for name in ("images", "teacher_logits", "weights", "hints")
+    }
+    return whole.replace(slots=whole.slots[: len(places)], **taken)
 
 
 def preview(problem: Problem, teacher_variables: Variables, images: Array) -> Preview:
