@@ -4,8 +4,8 @@
 |---|---|
 | batch | 64 images, or the next multiple of the devices |
 | generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
-| start | the student starts from its teacher; it learns from blended images, without hints |
-| no BatchNorm | such a teacher is distilled on procedural images alone, by Adam, its temperature the logits' scale |
+| student | starts from its teacher and learns by Adam, from blended and procedural images, too, and without hints |
+| no BatchNorm | such a teacher is distilled on procedural images alone, its temperature the logits' scale |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
@@ -47,9 +47,10 @@ def default_config(
     config.task.name = task
     if method is not None:
         return presets.apply(config, method)
-    from_teacher(config)
-    if task == "classification" and not has_batch_norm(teacher.variables):
-        without_batch_norm(config, logit_scale(teacher))
+    if task == "classification":
+        from_teacher(config)
+        if not has_batch_norm(teacher.variables):
+            without_batch_norm(config, logit_scale(teacher))
     return config
 
 
@@ -76,7 +77,7 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
 
 def from_teacher(config: ConfigDict) -> None:
     """Change a config for a student that starts from its teacher: it is good before its first step."""
-    config.student.update(start="teacher", lr=0.1, regression=0.0)
+    config.student.update(start="teacher", optimiser="adam", lr=0.003, regression=0.0, procedural=config.student.batch)
     config.views.mixup = 0.5
     config.synthesis.update(inner_steps=12, adv=1.0, class_code=2.0)
 
@@ -88,7 +89,7 @@ def without_batch_norm(config: ConfigDict, scale: float) -> None:
         scale: standard deviation over the classes of the teacher's logits.
     """
     presets.apply(config, "procedural")
-    config.student.update(optimiser="adam", lr=0.003, temperature=float(max(config.student.temperature, scale)))
+    config.student.update(procedural=0, temperature=float(max(config.student.temperature, scale)))
     config.schedule.update(rounds=25, distill_steps=50)
 
 
