@@ -154,7 +154,8 @@ def main(_: list[str]) -> None:
     for pair in teachers.chosen(whole.of(ROLE.value)):
         fill(pair, [Run(pair, VARIANT.value, label, int(seed)) for seed in SEEDS.value], workdir, whole.seconds)
     found = [json.loads(path.read_text()) for path in sorted((workdir / "runs").glob("*.json"))]
-    text = robustness_tables.whole([one for one in found if one["role"] == ROLE.value], list(whole.pairs))
+    found = [one for one in found if one["role"] == ROLE.value]
+    text = "\n".join([robustness_tables.whole(found, list(whole.pairs)), "", *robustness_tables.remarks(found)])
     files.write_text(workdir / "robustness.md", text + "\n")
     print(text)
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import tables
+from scipy import stats
 
 Record = Mapping[str, Any]
 FAILED = "failed"
+NEAR = 0.3  # points of the best snapshot
 
 
 def loss(one: Record) -> float:
@@ -56,6 +58,36 @@ def summary(runs: Sequence[Record]) -> tuple[float, float]:
     """The median over pairs of their mean loss, and the largest loss of any run."""
     of = {one["pair"]: [loss(other) for other in runs if other["pair"] == one["pair"]] for one in runs}
     return float(np.median([np.mean(losses) for losses in of.values()])), max(map(loss, runs))
+
+
+def kept_below_best(one: Record) -> float | None:
+    """Points by which the kept snapshot is below the best one after the first third; None without snapshots."""
+    curve = one.get("summary", {}).get("curve", [])
+    known = {point["round"]: 100 * point["accuracy"] for point in curve if "snapshot" in point}
+    if not known:
+        return None
+    late = [value for rounds, value in known.items() if rounds > max(known) / 3]
+    return max(late) - known[curve[-1]["snapshot"]]
+
+
+def remarks(runs: Sequence[Record]) -> list[str]:
+    """A sentence each: on snapshots, on what fresh images tell, and on runs that call themselves unwell."""
+    below = [value for one in runs if (value := kept_below_best(one)) is not None]
+    both = [(one["fresh_agreement"], one["agreement"]) for one in runs if one.get("fresh_agreement") is not None]
+    unwell = [one for one in runs if one.get("summary", {}).get("health")]
+    found = []
+    if below:
+        near = sum(value <= NEAR for value in below)
+        found.append(f"The kept snapshot is within {NEAR} points of the best in {near} of {len(below)} runs.")
+    if len(both) > 2:
+        rank = stats.spearmanr(*zip(*both, strict=True)).statistic
+        found.append(f"Rank correlation of agreement on fresh and on real images over {len(both)} runs: {rank:.2f}.")
+    found.append(f"{len(unwell)} of {len(runs)} runs say that something is wrong.")
+    return found + [
+        f"- {one['pair']}, {one['label']}, seed {one['seed']}: {sentence.split(';')[0]}."
+        for one in unwell
+        for sentence in one["summary"]["health"]
+    ]
 
 
 def whole(runs: Sequence[Record], order: Sequence[str]) -> str:

@@ -133,3 +133,26 @@ def test_a_run_is_told_in_a_line():
     )
     assert robustness_tables.line(done | {"finished": False}).endswith("60 s, ended by the clock")
     assert robustness_tables.line(done | {"failed": "Not finite."}) == "a, ours, seed 0: Not finite."
+
+
+def test_a_run_tells_how_far_its_snapshot_is_from_the_best_and_what_it_says_of_itself():
+    curve = [
+        {"round": 2, "accuracy": 0.95, "snapshot": 2},
+        {"round": 4, "accuracy": 0.90, "snapshot": 4},
+        {"round": 6, "accuracy": 0.88, "snapshot": 6},
+        {"round": 8, "accuracy": 0.80, "snapshot": 6},
+    ]
+    summary = {"curve": curve, "health": ["Images are alike (1.0); change it."]}
+    runs = [
+        {"pair": "a", "label": "ours", "seed": seed, "fresh_agreement": f, "agreement": a, "summary": summary}
+        for seed, (f, a) in enumerate([(0.1, 0.2), (0.5, 0.3), (0.9, 0.6)])
+    ]
+    assert robustness_tables.kept_below_best(runs[0]) == pytest.approx(2.0)  # the first third does not count
+    assert robustness_tables.kept_below_best({"summary": {}}) is None
+    told = robustness_tables.remarks(runs)
+    assert told[:3] == [
+        "The kept snapshot is within 0.3 points of the best in 0 of 3 runs.",
+        "Rank correlation of agreement on fresh and on real images over 3 runs: 1.00.",
+        "3 of 3 runs say that something is wrong.",
+    ]
+    assert told[3] == "- a, ours, seed 0: Images are alike (1.0)."
