@@ -13,11 +13,12 @@ WELL = {
     **{"agreement": 0.9, "fresh_kl": 0.1, "fresh_confidence": 0.8, "fresh_balance": 0.98, "fresh_asked": 0.8},
     **{"fresh_least": 0.5, "fresh_spread": 20.0, "fresh_within": 0.7, "fresh_bn": 2.0, "fresh_bn_sd": 0.1},
     **{"taught_agreement": 0.97, "taught_softness": 0.3, "skipped": 0.0},
+    **{"taught_balance": 0.97, "taught_least": 0.6},
 }
 ILL = {
     "unsure teacher": {"fresh_confidence": 0.12},
-    "classes not reached": {"fresh_asked": 0.15},
-    "class missing": {"fresh_least": 0.001},
+    "few classes": {"taught_balance": 0.3, "taught_least": 0.0},
+    "class missing": {"taught_least": 0.0},
     "images alike": {"fresh_spread": 1.1},
     "images of a class alike": {"fresh_within": 0.01},
     "statistics not matched": {"fresh_bn_sd": 3.0},

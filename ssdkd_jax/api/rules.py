@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import jax
 
 from ssdkd_jax import config as settings
-from ssdkd_jax import hints, presets
+from ssdkd_jax import hints, models, presets
 from ssdkd_jax.api import students
 from ssdkd_jax.api.students import Student
 from ssdkd_jax.api.teachers import Teacher
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
+CHOICE = 1.25e8  # FLOPs that the choice of a procedural image may take
 LOOKED_AT = 64  # images, for the scale of a teacher's logits
 
 
@@ -50,7 +51,7 @@ def default_config(
     if task == "classification":
         from_teacher(config)
         if not has_batch_norm(teacher.variables):
-            without_batch_norm(config, logit_scale(teacher))
+            without_batch_norm(config, teacher)
     return config
 
 
@@ -82,15 +83,18 @@ def from_teacher(config: ConfigDict) -> None:
     config.synthesis.update(inner_steps=12, adv=1.0, class_code=2.0)
 
 
-def without_batch_norm(config: ConfigDict, scale: float) -> None:
-    """Change a config for a teacher without BatchNorm: its inverted images mislead a student more than they teach it.
-
-    Args:
-        scale: standard deviation over the classes of the teacher's logits.
-    """
+def without_batch_norm(config: ConfigDict, teacher: Teacher) -> None:
+    """Change a config for a teacher without BatchNorm, whose inverted images mislead a student."""
     presets.apply(config, "procedural")
-    config.student.update(procedural=0, temperature=float(max(config.student.temperature, scale)))
+    config.student.update(procedural=0, temperature=max(config.student.temperature, logit_scale(teacher)))
+    config.procedural.candidates = candidates(teacher)
     config.schedule.update(rounds=25, distill_steps=50)
+
+
+def candidates(teacher: Teacher) -> int:
+    """How many procedural images to choose one from, of what the teacher computes for them: 1 to 4."""
+    flops = models.flops(teacher.network, teacher.variables, teacher.image_shape)
+    return int(min(max(CHOICE / flops, 1), 4)) if flops > 0 else 1
 
 
 def logit_scale(teacher: Teacher) -> float:

@@ -42,20 +42,6 @@ ON_THE_WAY = (
         "synthesis.inner_steps, or a lower synthesis.adv",
     ),
     Symptom(
-        "classes not reached",
-        ("fresh_asked", "chance"),
-        lambda f: f["fresh_asked"] < max(0.4, 2 * f["chance"]),
-        "Fresh images miss the class they are asked for (mean probability of it {fresh_asked:.2f})",
-        "raise synthesis.inner_steps or synthesis.oh, or lower synthesis.adv or synthesis.lr_generator",
-    ),
-    Symptom(
-        "class missing",
-        ("fresh_asked", "fresh_least"),
-        lambda f: f["fresh_asked"] > 0.4 and f["fresh_least"] < 0.02,
-        "One class is never reached (mean probability of it {fresh_least:.3f}, of all {fresh_asked:.2f})",
-        "ask whether the teacher has learnt that class; if so, raise synthesis.inner_steps or synthesis.oh",
-    ),
-    Symptom(
         "images alike",
         ("fresh_spread",),
         lambda f: f["fresh_spread"] < 2.5,
@@ -78,6 +64,20 @@ ON_THE_WAY = (
     ),
 )
 AT_THE_END = (
+    Symptom(
+        "few classes",
+        ("taught_balance",),
+        lambda f: f["taught_balance"] < 0.6,
+        "The images that the student was taught from are of few classes (balance {taught_balance:.2f})",
+        "raise synthesis.oh or synthesis.inner_steps, or lower synthesis.adv",
+    ),
+    Symptom(
+        "class missing",
+        ("taught_balance", "taught_least"),
+        lambda f: f["taught_balance"] >= 0.6 and f["taught_least"] < 0.05,
+        "Of one class there are hardly any images to teach from ({taught_least:.2f} times its share)",
+        "ask whether the teacher has learnt that class; if so, raise synthesis.oh or synthesis.inner_steps",
+    ),
     Symptom(
         "student does not follow",
         ("taught_agreement", "chance"),

@@ -19,6 +19,8 @@ end the images that the student was taught from are looked at, too:
 
     taught_agreement  as agreement
     taught_softness   entropy of the teacher's answers at the temperature of distillation, over log C
+    taught_balance    as fresh_balance
+    taught_least      share of the images that are of the rarest class, times C: 1 where all are as frequent
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ from ssdkd_jax.engine import keys, loop, parallel
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.losses import Moments
 from ssdkd_jax.run import evaluation
-from ssdkd_jax.types import Array, Network, Task, TrainState, Variables
+from ssdkd_jax.types import Array, Network, Preview, Task, TrainState, Variables
 
 NAMES = (
     *("agreement", "fresh_kl", "fresh_confidence", "fresh_balance", "fresh_asked", "fresh_least", "fresh_spread"),
     *("fresh_within", "fresh_bn", "fresh_bn_sd"),
 )
-AT_END = ("taught_agreement", "taught_softness")
+AT_END = ("taught_agreement", "taught_softness", "taught_balance", "taught_least")
 BATCHES = 4  # at the end of a run; one on the way
 TAUGHT = 256  # images at most that are looked at of those that the student was taught from
 FAINT = 1e-3  # of a layer's mean variance, added to that of each feature: some are constant
@@ -136,27 +138,36 @@ def diversity(images: Array, classes: Array, axis: str | None) -> dict[str, Arra
 def summary(means: dict[str, Any]) -> dict[str, float]:
     """The indicators from the means over all batches, on the host."""
     shares, asked, reached = means.pop("classes"), means.pop("asked", None), means.pop("reached", None)
-    entropy = -float(np.sum(shares * np.log(np.maximum(shares, 1e-12))))
-    balance = entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
-    found = {**{name: float(value) for name, value in means.items()}, "fresh_balance": float(balance)}
+    found = {**{name: float(value) for name, value in means.items()}, "fresh_balance": balance(shares)}
     if asked is None:
         return found
     of_class = reached[asked > 0] / asked[asked > 0]
     return {**found, "fresh_asked": float(reached.sum()), "fresh_least": float(of_class.min(initial=1.0))}
 
 
-def taught(teacher: Classifier, student: Classifier, images: np.ndarray, temperature: float) -> dict[str, float]:
-    """What is told of images uint8 [M, H, W, D] that the student was taught from; {} where there are none."""
-    if not len(images):
+def balance(shares: np.ndarray) -> float:
+    """The entropy of the classes' shares over that of even ones; 1 where there is one class alone."""
+    entropy = -float(np.sum(shares * np.log(np.maximum(shares, 1e-12))))
+    return entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
+
+
+def taught(teacher: Classifier, student: Classifier, rows: Preview, temperature: float) -> dict[str, float]:
+    """What is told of the images that the student was taught from, of some of them; {} where there are none."""
+    if not len(rows.images):
         return {}
-    few = images[np.linspace(0, len(images) - 1, min(TAUGHT, len(images))).astype(int)]
+    few = rows.images[np.linspace(0, len(rows.images) - 1, min(TAUGHT, len(rows.images))).astype(int)]
     step = evaluation.at_once(*few.shape[1:3])
-    f_t, f_s = (
-        np.concatenate([one(few[at : at + step]) for at in range(0, len(few), step)]) for one in (teacher, student)
-    )
+    parts = [few[at : at + step] for at in range(0, len(few), step)]
+    f_t, f_s = (np.concatenate([network(part) for part in parts]) for network in (teacher, student))
     p = jax.nn.softmax(f_t / temperature)
     entropy = -np.sum(p * np.log(np.maximum(p, 1e-12)), -1).mean() / math.log(max(2, teacher.classes))
-    return {"taught_agreement": float(np.mean(f_t.argmax(-1) == f_s.argmax(-1))), "taught_softness": float(entropy)}
+    shares = np.bincount(rows.label, minlength=teacher.classes) / len(rows.label)
+    return {
+        "taught_agreement": float(np.mean(f_t.argmax(-1) == f_s.argmax(-1))),
+        "taught_softness": float(entropy),
+        "taught_balance": balance(shares),
+        "taught_least": float(shares.min() * teacher.classes),
+    }
 
 
 def told(last: dict[str, Any], first: dict[str, float]) -> dict[str, float]:

@@ -186,7 +186,7 @@ def conclude(prepared: Prepared, done: distillation.Distilled, clock: progress.S
     classifier = Classifier(job.network, parallel.to_host(student), teacher.inputs, prepared.name, scores)
     with clock("report"):
         rows = prepared.judges.preview(done.state)
-        taught = indicators.taught(teacher, classifier, rows.images, config.student.temperature)
+        taught = indicators.taught(teacher, classifier, rows, config.student.temperature)
     known = {**indicators.told(last, done.first), **taught, "skipped": summary.skipped(done.skipped, job, position)}
     found = {
         **summary.scores(judge.score, prepared.teacher_scores, done.curve, last, clock.seconds.get("teacher", 0.0)),
