@@ -2,7 +2,7 @@
 
     python experiments/health.py --workdir=runs/health [--seeds=0,1]
 
-A fault counts as named where the run, or the call itself, says one of the things that the table below expects; a run
+The runs are half as long as those of the rules. A fault counts as named where the run, or the call itself, says one of the things that the table below expects; a run
 without a fault is to say nothing. Started again, it goes on with the runs that are missing. Writes health.json and
 health.md into the workdir.
 """
@@ -151,6 +151,7 @@ def run(case: Case, of: Trained, seed: int, real: data.Dataset) -> dict[str, Any
     try:
         teacher = case.teacher(of)
         config = ssdkd_jax.default_config(teacher, case.student)
+        config.schedule.update(rounds=12, distill_steps=25, evaluate_every=4)
         config.update_from_flattened_dict(dict(case.fields))
         distilled = ssdkd_jax.distill(teacher, case.student, config, seed=seed)
     except InputError as error:
