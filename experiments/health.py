@@ -2,9 +2,9 @@
 
     python experiments/health.py --workdir=runs/health [--seeds=0,1]
 
-The runs are half as long as those of the rules. A fault counts as named where the run, or the call itself, says one of the things that the table below expects; a run
-without a fault is to say nothing. Started again, it goes on with the runs that are missing. Writes health.json and
-health.md into the workdir.
+The runs are half as long as those of the rules. A fault counts as named where the run, or the call itself, says one of
+the things that `CASES` expects; a run without a fault is to say nothing. Started again, it goes on with the runs that
+are missing. Writes health.json and health.md into the workdir.
 """
 
 from __future__ import annotations
@@ -155,17 +155,19 @@ def run(case: Case, of: Trained, seed: int, real: data.Dataset) -> dict[str, Any
         config.update_from_flattened_dict(dict(case.fields))
         distilled = ssdkd_jax.distill(teacher, case.student, config, seed=seed)
     except InputError as error:
-        return {"said": [str(error)], "indicators": {}, "agreement": None}
+        return {"said": [str(error)], "symptoms": [], "indicators": {}, "agreement": None}
     agreement = ssdkd_jax.compare(teacher, distilled.student, real.test_images, real.test_labels)["agreement"]
-    return {"said": distilled.health, "indicators": distilled.indicators, "agreement": agreement}
+    seen = {**distilled.summary, "chance": 1 / teacher.classes}
+    symptoms = list(health.found(health.ON_THE_WAY + health.AT_THE_END, seen))
+    known = {**distilled.indicators, "skipped": seen["skipped"]}
+    return {"said": distilled.health, "symptoms": symptoms, "indicators": known, "agreement": agreement}
 
 
-def as_expected(case: Case, said: list[str]) -> bool:
+def as_expected(case: Case, found: dict[str, Any]) -> bool:
     """Whether a run of the case says one of the things expected, and nothing where nothing is."""
-    symptoms = health.ON_THE_WAY + health.AT_THE_END
-    begins = {one.name: one.sentence.split("{")[0].split(" (")[0] for one in symptoms}
-    wanted = [begins.get(name, name) for name in case.expected]
-    return any(part in sentence for part in wanted for sentence in said) if wanted else not said
+    if not case.expected:
+        return not found["said"]
+    return any(name in found["symptoms"] or any(name in said for said in found["said"]) for name in case.expected)
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -190,7 +192,7 @@ def main(_: list[str]) -> None:
             if (name, seed) in done:
                 continue
             found = run(case, of, seed, real)
-            runs.append({"case": name, "seed": seed, "good": as_expected(case, found["said"]), **found})
+            runs.append({"case": name, "seed": seed, "good": as_expected(case, found), **found})
             print(json.dumps(runs[-1]), flush=True)
             files.write_json(path, {"runs": runs, "versions": machine.versions()})
             jax.clear_caches()

@@ -11,7 +11,7 @@ from ssdkd_jax.run import health, indicators
 
 WELL = {
     **{"agreement": 0.9, "fresh_kl": 0.1, "fresh_confidence": 0.8, "fresh_balance": 0.98, "fresh_asked": 0.8},
-    **{"fresh_least": 0.5, "fresh_spread": 20.0, "fresh_within": 0.7, "fresh_bn": 2.0, "fresh_bn_sd": 0.1},
+    **{"fresh_least": 0.5, "fresh_spread": 20.0, "fresh_within": 0.7, "fresh_bn": 2.0, "fresh_bn_sd": 0.02},
     **{"taught_agreement": 0.97, "taught_softness": 0.3, "skipped": 0.0},
     **{"taught_balance": 0.97, "taught_least": 0.6},
 }

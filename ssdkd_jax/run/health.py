@@ -58,7 +58,7 @@ ON_THE_WAY = (
     Symptom(
         "statistics not matched",
         ("fresh_bn_sd",),
-        lambda f: f["fresh_bn_sd"] > 0.6,
+        lambda f: f["fresh_bn_sd"] > 0.07,
         "Fresh images stay {fresh_bn_sd:.2f} standard deviations from the means that the teacher's BatchNorms hold",
         "check that its statistics, mean and std are its own; else raise synthesis.bn or synthesis.inner_steps",
     ),
@@ -81,7 +81,7 @@ AT_THE_END = (
     Symptom(
         "student does not follow",
         ("taught_agreement", "chance"),
-        lambda f: f["taught_agreement"] < max(0.6, 2 * f["chance"]),
+        lambda f: f["taught_agreement"] < max(0.5, 2 * f["chance"]),
         "The student agrees with its teacher on {taught_agreement:.0%} of the images that it was taught from",
         "take a larger student, more schedule.rounds, or another student.lr",
     ),
