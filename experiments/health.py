@@ -119,7 +119,7 @@ CASES = {
     ),
     "a class never learnt": Case(("class missing",), lambda trained: trained.without),
     "temperature .1": Case(("hard answers",), fields={"student.temperature": 0.1}),
-    "buffer of 20": Case(("student learnt its images by heart",), fields={"buffer.size": 20}),
+    "buffer of 20": Case(("student learnt its images by heart", "buffer.size = 20"), fields={"buffer.size": 20}),
     "untrained teacher": Case(UNLIKE, untrained),
     "student of 50 weights": Case(("student does not follow",), student=Tiny(10)),
     "teacher in train mode": Case(("depends on the others of the batch",), training),

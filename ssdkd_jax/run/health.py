@@ -96,7 +96,7 @@ AT_THE_END = (
     Symptom(
         "hard answers",
         ("taught_softness",),
-        lambda f: f["taught_softness"] < 1e-3,
+        lambda f: f["taught_softness"] < 0.03,
         "At student.temperature the teacher's answers are one class alone (entropy {taught_softness:.4f} of log C)",
         "raise student.temperature",
     ),
