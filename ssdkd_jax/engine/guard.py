@@ -11,7 +11,7 @@ import numpy as np
 
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import NotFiniteError
-from ssdkd_jax.types import Array, Metrics
+from ssdkd_jax.types import Array, Metrics, TrainState
 
 SKIPPED = "_skipped"
 Step = Callable[..., tuple[Any, Metrics]]
@@ -97,3 +97,12 @@ def summary(history: dict[str, np.ndarray]) -> dict[str, float]:
 
 def _mean(values: np.ndarray) -> float:
     return values.mean() if values.size else np.nan
+
+
+def check_state(state: TrainState, rounds: int) -> None:
+    """Raise FloatingPointError, which names the array, where the state after `rounds` rounds is not finite."""
+    for name in parallel.not_finite(state):
+        raise NotFiniteError(
+            f"'{name}' is not finite after round {rounds}; the last good checkpoint is kept: lower the "
+            "learning rate of that stage and start again."
+        )

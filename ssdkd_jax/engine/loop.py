@@ -13,7 +13,6 @@ import numpy as np
 
 from ssdkd_jax.engine import dispatch, guard, hosts, keys, optimization, parallel
 from ssdkd_jax.engine.keys import Stage
-from ssdkd_jax.errors import NotFiniteError
 from ssdkd_jax.types import Array, Batch, Key, Method, Metrics, ModelState, TrainState, Variables
 
 INVERSION, DISTILLING = "inversion", "distillation"
@@ -242,17 +241,8 @@ def run(
             state = begin_student(at.rounds, state)
         round_done = not stopped and not at.due(plan).distill_steps
         if stopped or round_done:
-            check_state(state, at.rounds)
+            guard.check_state(state, at.rounds)
         if round_done:
             state = on_round(at.rounds, state, guard.summary(metrics)) or state
             metrics = {}
     return state, metrics
-
-
-def check_state(state: TrainState, rounds: int) -> None:
-    """Raise FloatingPointError, which names the array, where the state after `rounds` rounds is not finite."""
-    for name in parallel.not_finite(state):
-        raise NotFiniteError(
-            f"'{name}' is not finite after round {rounds}; the last good checkpoint is kept: lower the "
-            "learning rate of that stage and start again."
-        )

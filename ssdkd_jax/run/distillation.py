@@ -106,22 +106,9 @@ def distil(
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
     saver = Saver(folder, config.schedule.checkpoint_seconds)
-    watch = health.Watch(job.task.classes)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
 
-    def evaluated(rounds: int, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-        with clock("evaluation"):
-            if rounds == 1:
-                distilled.first.update(judges.fresh(programs, state, teacher, [state.student.variables], 1)[0])
-            if not evaluation_due(config, job.plan, rounds):
-                return state, {}
-            state, better, found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
-        best = rounds if better or not distilled.curve else distilled.curve[-1][snapshots.ROUND]
-        distilled.curve.append({**point(rounds, clock, found), snapshots.ROUND: best})
-        watch.look(found, rounds)
-        show(board, found, judges.shown(state), job.task.classes, rounds)
-        return state, found
-
+    evaluated = evaluator(config, job, teacher, judges, programs, distilled, clock, board)
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
     with contextlib.closing(board), contextlib.closing(saver), bar as advance:
 
@@ -146,6 +133,35 @@ def distil(
     if not loop.position(state).finished(job.plan):
         raise preempted(saver, state, note, begun)
     return distilled._replace(state=state)
+
+
+def evaluator(
+    config: ConfigDict,
+    job: build.Job,
+    teacher: Variables,
+    judges: Judges,
+    programs: loop.Programs,
+    distilled: Distilled,
+    clock: progress.Stopwatch,
+    board: progress.Board,
+) -> Callable[[int, TrainState], tuple[TrainState, dict[str, float]]]:
+    """(rounds done, state) -> the state with its snapshot, and what is found of its student; {} where none is due."""
+    watch = health.Watch(job.task.classes)
+
+    def evaluated(rounds: int, state: TrainState) -> tuple[TrainState, dict[str, float]]:
+        with clock("evaluation"):
+            if rounds == 1:
+                distilled.first.update(judges.fresh(programs, state, teacher, [state.student.variables], 1)[0])
+            if not evaluation_due(config, job.plan, rounds):
+                return state, {}
+            state, better, found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
+        best = rounds if better or not distilled.curve else distilled.curve[-1][snapshots.ROUND]
+        distilled.curve.append({**point(rounds, clock, found), snapshots.ROUND: best})
+        watch.look(found, rounds)
+        show(board, found, judges.shown(state), job.task.classes, rounds)
+        return state, found
+
+    return evaluated
 
 
 def judged(
