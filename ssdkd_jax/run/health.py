@@ -60,7 +60,7 @@ ON_THE_WAY = (
         ("fresh_bn_sd",),
         lambda f: f["fresh_bn_sd"] > 0.07,
         "Fresh images stay {fresh_bn_sd:.2f} standard deviations from the means that the teacher's BatchNorms hold",
-        "check that its statistics, mean and std are its own; else raise synthesis.bn or synthesis.inner_steps",
+        "check that its statistics, mean and std are its own; else lower synthesis.lr_generator or raise synthesis.bn",
     ),
 )
 AT_THE_END = (
