@@ -26,7 +26,7 @@ from ssdkd_jax.api import judges
 from ssdkd_jax.engine import preemption
 from ssdkd_jax.interop import saved
 from ssdkd_jax.report import machine, progress
-from ssdkd_jax.run import distillation, evaluation, pipeline, readiness
+from ssdkd_jax.run import distillation, evaluation, indicators, pipeline, readiness
 from ssdkd_jax.run import teacher as teachers
 from ssdkd_jax.types import Variables
 
@@ -55,7 +55,7 @@ def run(folder: Path) -> None:
             steps = (rounds - config.schedule.warmup) * config.schedule.distill_steps
             meter.evaluated(metrics[judge.score], steps)
 
-    judged = prepared.judges._replace(scores=scored, fresh=lambda *_: {})
+    judged = prepared.judges._replace(scores=scored, fresh=indicators.none)
     watchers = distillation.Watchers(stop=meter.over, on_round=on_round)
     with contextlib.suppress(preemption.Preempted):  # the meter's stop
         pipeline.start(prepared._replace(judges=judged), None, clock, watchers)

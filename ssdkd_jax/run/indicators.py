@@ -57,13 +57,13 @@ def make(job: build.Job, seed: int) -> Fresh:
     The images are made against the student of the state. {} for a method that makes no images.
     """
     synthesis = job.method.synthesis
+    if synthesis.images is None:
+        return none
     judge = parallel.pmap(make_judge(job.teacher, job.network, job.task, parallel.AXIS))
 
     def fresh(
         programs: loop.Programs, state: TrainState, teacher: Variables, students: Sequence[Variables], batches: int
     ) -> list[dict[str, float]]:
-        if synthesis.images is None:
-            return [{} for _ in students]
         found: list[list[dict[str, Any]]] = [[] for _ in students]
         for batch in range(batches):
             key = jax.random.key_data(keys.of_stage(keys.of_seed(seed), keys.Stage.FRESH, batch))
@@ -76,6 +76,14 @@ def make(job: build.Job, seed: int) -> Fresh:
         return [summary(jax.tree.map(lambda *x: np.mean(x, 0), *of_student)) for of_student in found]
 
     return fresh
+
+
+def none(
+    programs: loop.Programs, state: TrainState, teacher: Variables, students: Sequence[Variables], batches: int
+) -> list[dict[str, float]]:
+    """Of each student nothing is told."""
+    del programs, state, teacher, batches
+    return [{} for _ in students]
 
 
 def make_judge(
