@@ -23,7 +23,7 @@ def test_every_preset_says_what_the_page_says_and_nothing_else():
     assert found == stated()
 
 
-SHARED = {"synthesis.batch", "synthesis.doublings", "views.flip", "views.shift", "synthesis.class_code"}
+SHARED = {"synthesis.batch", "synthesis.doublings", "views.flip", "views.shift", "views.colour", "synthesis.class_code"}
 
 
 @pytest.mark.parametrize("name", [name for name in presets.PRESETS if not name.startswith(("ssdkd", "real"))])
