@@ -60,7 +60,8 @@ class Distilled:
     summary: dict[str, Any]
 
     def __repr__(self) -> str:
-        known = ", ".join(f"{name} {value:.3g}" for name, value in self.indicators.items())
+        names = ("agreement", "fresh_kl")
+        known = ", ".join(f"{name} {self.indicators[name]:.3g}" for name in names if name in self.indicators)
         sick = f", {len(self.health)} warnings" if self.health else ""
         return f"Distilled({self.student!r}, {known}{sick}{'' if self.finished else ', interrupted'})"
 
