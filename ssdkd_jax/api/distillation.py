@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax import build, models
@@ -220,7 +219,7 @@ class Latest:
 
     def keep(self, state: TrainState, note: Mapping[str, Any]) -> None:
         """Copy it."""
-        self.state = jax.tree.map(lambda x: jax.device_put(jnp.copy(x), x.sharding), state)
+        self.state = parallel.copied(state)
         self.note = copy.deepcopy(dict(note))
 
     def save(self, workdir: Path) -> None:

@@ -129,6 +129,11 @@ def local_parts(x: Array) -> Array:
     return x.reshape(total_devices(), x.shape[0] // total_devices(), *x.shape[1:])[jax.process_index() * here :][:here]
 
 
+def copied(tree: Any) -> Any:
+    """Copies of arrays on the devices, placed as these are: a step may take the memory of its arguments."""
+    return jax.tree.map(lambda x: jax.device_put(jnp.copy(x), x.sharding), tree)
+
+
 def to_devices(tree: Any) -> Any:
     """Place a state on the devices of this host: its share of `Sharded` parts, and all else replicated.
 

@@ -1,7 +1,7 @@
 """What is wrong with a run, in words, told from its indicators: a table of symptoms with what helps. Ours.
 
-The bounds were chosen on the tuning teachers of experiments/protocols/robustness.toml and on faults planted into runs
-of digits (experiments/health.py). They are loose: what is named is a failure, not a shortcoming.
+The bounds were chosen on runs of digits, with planted faults and without (experiments/health.py). They are loose: what
+is named is a failure, not a shortcoming.
 """
 
 from __future__ import annotations

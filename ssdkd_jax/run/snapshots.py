@@ -7,10 +7,7 @@ harder for it than for another.
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
-
-from ssdkd_jax.engine import loop
+from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.run.indicators import Fresh
 from ssdkd_jax.types import TrainState, Variables
 
@@ -36,4 +33,4 @@ def keep_better(
         new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, kept), again, strict=True))
         if not new_kl <= CLEARLY * kept_kl:
             return state, False, new
-    return state.replace(snapshot=jax.tree.map(jnp.copy, student)), True, new
+    return state.replace(snapshot=parallel.copied(student)), True, new
