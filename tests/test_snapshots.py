@@ -25,7 +25,7 @@ def fresh(programs, state, teacher, students, batches):
 @pytest.mark.parametrize(("newest", "kept", "better"), [(1.0, 2.0, True), (2.0, 1.0, False), (2.125, 2.0, True)])
 def test_the_newest_student_is_kept_unless_it_is_clearly_worse_on_images_against_either(newest, kept, better):
     state = state_of(newest, kept)
-    found, chosen, indicators = snapshots.keep_better(fresh, (), state, (), state.student.variables, 1)
+    found, chosen, indicators = snapshots.keep_better(fresh, (), state, (), state.student.variables, 1, False)
     assert chosen == better and float(found.snapshot["w"][0]) == (newest if better else kept)
     np.testing.assert_allclose(indicators["fresh_kl"], newest + 0.5)
     assert found.student is state.student
@@ -33,12 +33,19 @@ def test_the_newest_student_is_kept_unless_it_is_clearly_worse_on_images_against
 
 def test_a_student_whose_answers_are_not_finite_is_not_kept():
     state = state_of(float("nan"), 3.0)
-    assert not snapshots.keep_better(fresh, (), state, (), state.student.variables, 1)[1]
+    assert not snapshots.keep_better(fresh, (), state, (), state.student.variables, 1, False)[1]
+
+
+@pytest.mark.parametrize("newest", [9.0, float("nan")])
+def test_the_first_student_that_is_judged_is_kept_whatever_the_run_began_with(newest):
+    state = state_of(newest, 1.0)
+    found, better, _ = snapshots.keep_better(fresh, (), state, (), state.student.variables, 1, True)
+    assert better and np.array_equal(found.snapshot["w"], [newest], equal_nan=True)
 
 
 def test_a_method_without_images_keeps_the_newest():
     state = state_of(5.0, 1.0)
-    found, better, told = snapshots.keep_better(lambda *_: [{}, {}], (), state, (), state.student.variables, 1)
+    found, better, told = snapshots.keep_better(lambda *_: [{}, {}], (), state, (), state.student.variables, 1, False)
     assert better and told == {} and float(found.snapshot["w"][0]) == 5.0
 
 
@@ -54,6 +61,6 @@ def test_a_run_ends_with_the_kept_student_and_with_what_was_found_of_it():
 
 def test_the_snapshot_is_a_copy_so_that_a_step_may_take_the_students_memory():
     state = state_of(1.0, 2.0)
-    found = snapshots.keep_better(fresh, (), state, (), state.student.variables, 1)[0]
+    found = snapshots.keep_better(fresh, (), state, (), state.student.variables, 1, False)[0]
     jax.tree.map(lambda x: x.delete(), state.student.variables)
     assert float(found.snapshot["w"][0]) == 1.0

@@ -154,8 +154,9 @@ def evaluator(
                 distilled.first.update(judges.fresh(programs, state, teacher, [state.student.variables], 1)[0])
             if not evaluation_due(config, job.plan, rounds):
                 return state, {}
-            state, better, found = judged(judges, programs, state, teacher, last=rounds == job.plan.rounds)
-        best = rounds if better or not distilled.curve else distilled.curve[-1][snapshots.ROUND]
+            last, first = rounds == job.plan.rounds, not distilled.curve
+            state, better, found = judged(judges, programs, state, teacher, last, first)
+        best = rounds if better else distilled.curve[-1][snapshots.ROUND]
         distilled.curve.append({**point(rounds, clock, found), snapshots.ROUND: best})
         watch.look(found, rounds)
         show(board, found, judges.shown(state), job.task.classes, rounds)
@@ -165,7 +166,7 @@ def evaluator(
 
 
 def judged(
-    judges: Judges, programs: loop.Programs, state: TrainState, teacher: Variables, last: bool
+    judges: Judges, programs: loop.Programs, state: TrainState, teacher: Variables, last: bool, first: bool
 ) -> tuple[TrainState, bool, dict[str, float]]:
     """The state with the better of its student and its snapshot as snapshot, whether that is its student, and scores.
 
@@ -173,7 +174,7 @@ def judged(
     """
     student, batches = judges.student(state), indicators.BATCHES if last else 1
     scores = judges.scores(student)
-    state, better, found = snapshots.keep_better(judges.fresh, programs, state, teacher, student, batches)
+    state, better, found = snapshots.keep_better(judges.fresh, programs, state, teacher, student, batches, first)
     return state, better, scores | found
 
 

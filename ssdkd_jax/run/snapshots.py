@@ -16,7 +16,13 @@ CLEARLY = 1.1  # times the kept student's KL
 
 
 def keep_better(
-    fresh: Fresh, programs: loop.Programs, state: TrainState, teacher: Variables, student: Variables, batches: int
+    fresh: Fresh,
+    programs: loop.Programs,
+    state: TrainState,
+    teacher: Variables,
+    student: Variables,
+    batches: int,
+    first: bool,
 ) -> tuple[TrainState, bool, dict[str, float]]:
     """The state with its snapshot, whether this is `student`, and the indicators of `student`.
 
@@ -24,13 +30,14 @@ def keep_better(
         fresh: see `indicators`.
         student: the newest one, as it is judged.
         batches: of fresh images against each of the two.
+        first: no student has been kept so far; the newest is, whatever it answers.
     """
-    both = student, state.snapshot
-    opposed = state.replace(student=state.student.replace(variables=state.snapshot))
-    new, kept = fresh(programs, state, teacher, both, batches)
-    if new:
+    both = (student,) if first else (student, state.snapshot)
+    new, *kept = fresh(programs, state, teacher, both, batches)
+    if new and kept:
+        opposed = state.replace(student=state.student.replace(variables=state.snapshot))
         again = fresh(programs, opposed, teacher, both, batches)
-        new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, kept), again, strict=True))
+        new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, *kept), again, strict=True))
         if not new_kl <= CLEARLY * kept_kl:
             return state, False, new
     return state.replace(snapshot=parallel.copied(student)), True, new
