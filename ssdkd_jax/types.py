@@ -6,8 +6,7 @@ Legend of shapes, used in every docstring of the package:
     C  classes                    Z  size of the latent z
     V  cached teacher views       H, W, D  image height, width and channels
 
-Images are float32 in [0, 1] wherever they are computed with, and uint8 in [0, 255] wherever they are stored. States are
-immutable; a step returns a new one.
+Images are float32 in [0, 1] where computed with, uint8 in [0, 255] where they are stored; states are immutable.
 """
 
 from __future__ import annotations
@@ -249,9 +248,3 @@ class TrainState:
     snapshot: Variables
     round: Array
     key: Key
-
-
-def named_leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
-    """The leaves of a pytree by their dotted path, in the order of `jax.tree.leaves`."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

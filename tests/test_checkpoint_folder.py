@@ -13,8 +13,8 @@ import tiny
 
 from ssdkd_jax import models
 from ssdkd_jax.engine import checkpoint, checkpoint_folder, files
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.interop import saved
-from ssdkd_jax.types import named_leaves
 
 NOTE = {"model": "wrn10_1", "classes": 3, "image_shape": [8, 8, 1], "mean": [0.4], "std": [0.3]}
 

@@ -12,9 +12,10 @@ import pytest
 
 from ssdkd_jax import closed_form, losses, models
 from ssdkd_jax.closed_form import graph, joints, least_squares, matching
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.sources import procedural
-from ssdkd_jax.types import Network, Variables, named_leaves
+from ssdkd_jax.types import Network, Variables
 
 SHAPE = (8, 8, 3)
 FRESH = np.random.default_rng(0).uniform(size=(16, *SHAPE)).astype(np.float32)

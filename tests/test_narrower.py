@@ -9,13 +9,14 @@ import tiny
 
 import ssdkd_jax
 from ssdkd_jax import closed_form, models, narrowing
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import saved, torch_import, torch_layout
 from ssdkd_jax.models import shares, widths
 from ssdkd_jax.narrowing import regrouping
 from ssdkd_jax.run import pipeline
 from ssdkd_jax.sources import procedural
-from ssdkd_jax.types import Inputs, named_leaves
+from ssdkd_jax.types import Inputs
 
 SHAPE = (16, 16, 3)
 INPUTS = Inputs(SHAPE, 5, (0.4,), (0.3,))

@@ -6,11 +6,11 @@ import pytest
 
 import ssdkd_jax
 from ssdkd_jax import closed_form, models
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_module
 from ssdkd_jax.models import conformance
 from ssdkd_jax.sources import procedural
-from ssdkd_jax.types import named_leaves
 
 torch, nets = pytest.importorskip("torch"), pytest.importorskip("torch_modules")
 F, nn = torch.nn.functional, torch.nn

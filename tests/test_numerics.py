@@ -11,9 +11,9 @@ from test_methods import configured, job_of
 
 from ssdkd_jax import augment, build, presets
 from ssdkd_jax.engine import calibration, evaluation, loop, optimization, parallel, supervised
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.run import pictures
 from ssdkd_jax.tasks import classification, segmentation
-from ssdkd_jax.types import named_leaves
 
 BLENDED = dict(views__count=0, views__mixup=0.5, student__attention=0.0, student__regression=1.0)
 VARIANTS = {

@@ -100,7 +100,7 @@ def distill(
         student: a name of the zoo, such as 'wrn10_1'; a number between 0 and 1: its teacher's own network with that
             share of its channels, see `models.shares`; or a flax module, linen or NNX.
         config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
-            one of `ssdkd_jax.presets.PRESETS`; or None, which follows five rules, see `ssdkd_jax.default_config`.
+            one of `ssdkd_jax.presets.PRESETS`; or None, which follows six rules, see `ssdkd_jax.default_config`.
         task: 'classification' or 'segmentation'; None: as the config says.
         seed: decides the whole run, but for the weights with which an NNX student comes; None: as the config says, 0.
         rounds: of synthesis, in all; None: as the config says. Where they are no more than `schedule.warmup`, all but
@@ -134,13 +134,24 @@ def distill(
         if folder:
             identity.check_folder(folder, whole)
         prepared = pipeline.prepare(whole, teacher, judge_of(evaluate, whole, teacher), clock, learner)
-        compare(prepared)
-        done, finished = run_or_interrupted(prepared, folder, clock, on_round or nobody)
-        outcome = pipeline.conclude(prepared, done, clock)
-        found = outcome.found
-        if folder and finished:
-            found = pipeline.keep(prepared, outcome, original, folder, clock)
-    known, images = indicators.told(found, done.first), synthesis.of_rows(teacher, outcome.rows)
+        return followed(prepared, original, folder, clock, on_round or nobody)
+
+
+def followed(
+    prepared: pipeline.Prepared, original: ConfigDict, folder: Path | None, clock: progress.Stopwatch, on_round: OnRound
+) -> Distilled:
+    """What a prepared distillation leaves, kept in the folder where it comes to its end.
+
+    Args:
+        original: its config as it was given.
+    """
+    compare(prepared)
+    done, finished = run_or_interrupted(prepared, folder, clock, on_round)
+    outcome = pipeline.conclude(prepared, done, clock)
+    found = outcome.found
+    if folder and finished:
+        found = pipeline.keep(prepared, outcome, original, folder, clock)
+    known, images = indicators.told(found, done.first), synthesis.of_rows(prepared.teacher, outcome.rows)
     return Distilled(outcome.student, images, done.curve, known, found["health"], finished, found)
 
 

@@ -1,10 +1,11 @@
-"""The config of a run of which nothing is known but its two networks; five rules, ours.
+"""The config of a run of which nothing is known but its two networks; six rules, ours.
 
 | what | rule |
 |---|---|
 | batch | 64 images, or the next multiple of the devices |
 | generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
-| student | starts from its teacher and learns by Adam, from blended and procedural images, too, and without hints |
+| classes | their student starts from its teacher and learns by Adam, from blended and procedural images, too |
+| BatchNorm | hints are on for pixels, and for a method that is named, where both networks have one at a resolution |
 | no BatchNorm | such a teacher is distilled on procedural images alone, its temperature the logits' scale |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
@@ -88,7 +89,7 @@ def without_batch_norm(config: ConfigDict, teacher: Teacher) -> None:
     presets.apply(config, "procedural")
     config.student.update(procedural=0, temperature=max(config.student.temperature, logit_scale(teacher)))
     config.procedural.candidates = candidates(teacher)
-    config.schedule.update(rounds=25, distill_steps=50)
+    config.schedule.distill_steps = 50
 
 
 def candidates(teacher: Teacher) -> int:

@@ -16,10 +16,10 @@ from absl import flags
 
 from ssdkd_jax import build, models
 from ssdkd_jax.cli import launch as shared
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import notes, saved, torch_import
 from ssdkd_jax.report import progress
-from ssdkd_jax.types import named_leaves
 
 
 def launch() -> None:

@@ -20,8 +20,9 @@ import numpy as np
 from ssdkd_jax.closed_form import fitting, joints, matching, observation
 from ssdkd_jax.closed_form.graph import trace
 from ssdkd_jax.closed_form.images import StartImages, StartName
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Array, Network, Variables, named_leaves
+from ssdkd_jax.types import Array, Network, Variables
 
 __all__ = ["StartImages", "StartName", "solve", "start"]
 

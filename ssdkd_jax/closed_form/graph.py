@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.models import harvest
-from ssdkd_jax.types import Array, Variables, named_leaves
+from ssdkd_jax.types import Array, Variables
 
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # the parameter that holds what is called
 CALLED = ("jit", "pjit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "closed_call", "checkpoint")

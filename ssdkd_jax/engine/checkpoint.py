@@ -27,8 +27,9 @@ import numpy as np
 from ssdkd_jax.engine import arrays, checkpoint_folder, hosts, manifest
 from ssdkd_jax.engine.arrays import read
 from ssdkd_jax.engine.manifest import Damaged, verify
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Sharded, named_leaves
+from ssdkd_jax.types import Sharded
 
 __all__ = ["Damaged", "begin", "newest", "newest_whole", "read", "restore", "save", "steps", "verify"]
 

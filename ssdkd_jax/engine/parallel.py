@@ -20,8 +20,9 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ssdkd_jax.engine import hosts
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Array, Key, Sharded, named_leaves
+from ssdkd_jax.types import Array, Key, Sharded
 
 AXIS = "devices"
 

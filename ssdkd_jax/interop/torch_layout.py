@@ -28,9 +28,10 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
 from ssdkd_jax.interop import torch_deeplab
-from ssdkd_jax.types import Variables, named_leaves
+from ssdkd_jax.types import Variables
 
 Layout = Sequence[tuple[str, str]]
 Value = TypeVar("Value")

@@ -14,8 +14,6 @@ from ssdkd_jax.settings import setting
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.types import Array, Batch, Key, Method, Variables
 
-SHOWN = ("images", "teacher_logits", "weights", "hints")  # of a batch, to the student
-
 
 @settings.section("student")
 class Settings:
@@ -38,7 +36,7 @@ def with_procedural(method: Method, count: int, problem: Problem) -> Method:
         batch = method.sample(state, teacher_variables, student_step, key)
         x = parallel.local_rows(procedural.draw(key_drawn, count, shape), axis)
         other = unstored.batch(problem, teacher_variables, x)
-        return batch.replace(**{name: jax.tree.map(joined, batch[name], other[name]) for name in SHOWN})
+        return batch.replace(**{name: jax.tree.map(joined, batch[name], other[name]) for name in unstored.SHOWN})
 
     def feedback(state: Any, batch: Batch, gaps: Array, student_step: Array) -> Any:
         return method.feedback(state, batch, gaps[: len(gaps) - count // parallel.device_count(axis)], student_step)

@@ -222,6 +222,6 @@ def make_preview(s: Settings, network: Network, problem: Problem) -> Callable[[S
 
     def preview(state: State, teacher_variables: Variables, key: Key) -> Preview:
         x = images(network, state, key, unstored.previewed(axis), s.generator.latent, axis)
-        return unstored.preview(problem, teacher_variables, x)
+        return unstored.preview(problem.task, x, problem.teacher.apply(teacher_variables, x))
 
     return preview

@@ -74,7 +74,7 @@ def make(s: Settings, problem: Problem) -> Method:
 
     def preview(rounds: Array, teacher_variables: Variables, key: Key) -> Preview:
         drawn = draw(jax.random.fold_in(key, rounds), teacher_variables, unstored.previewed(axis))
-        return unstored.preview(problem, teacher_variables, drawn.images)
+        return unstored.preview(problem.task, drawn.images, drawn.teacher_logits)
 
     return Method(
         init=lambda key: jnp.zeros((), jnp.int32),

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from ssdkd_jax import augment
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.methods import Problem
-from ssdkd_jax.types import Array, Batch, Preview, Variables
+from ssdkd_jax.types import Array, Batch, Preview, Task, Variables
 
 PREVIEWED = 1000
+SHOWN = ("images", "teacher_logits", "weights", "hints")  # of a batch, to the student
 
 
 def batch(problem: Problem, teacher_variables: Variables, images: Array) -> Batch:
@@ -27,16 +28,13 @@ def batch(problem: Problem, teacher_variables: Variables, images: Array) -> Batc
 
 def rows(whole: Batch, places: Array, axis: str | None) -> Batch:
     """The rows of a batch at int [B] places over all devices."""
-    taken = {
-        name: jax.tree.map(lambda x: parallel.take_rows(x, places, axis), whole[name])
-        for name in ("images", "teacher_logits", "weights", "hints")
-    }
+    taken = {name: jax.tree.map(lambda x: parallel.take_rows(x, places, axis), whole[name]) for name in SHOWN}
     return whole.replace(slots=whole.slots[: len(places)], **taken)
 
 
-def preview(problem: Problem, teacher_variables: Variables, images: Array) -> Preview:
+def preview(task: Task, images: Array, teacher_logits: Array) -> Preview:
     """Images float [M, H, W, D] in [0, 1], with what the teacher sees in them."""
-    p = problem.task.class_probabilities(problem.teacher.apply(teacher_variables, images))
+    p = task.class_probabilities(teacher_logits)
     return Preview(images=augment.to_uint8(images), label=p.argmax(-1).astype(jnp.int32), confidence=p.max(-1))
 
 

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import named_leaves
 
 OURS = ("parent", "name")  # fields of linen itself
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from ssdkd_jax import build, settings
 from ssdkd_jax.engine import checkpoint, parallel
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.errors import InputError
-from ssdkd_jax.types import Inputs, Variables, named_leaves
+from ssdkd_jax.types import Inputs, Variables
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

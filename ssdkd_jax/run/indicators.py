@@ -37,7 +37,7 @@ from ssdkd_jax import build, losses, teacher
 from ssdkd_jax.engine import keys, loop, parallel
 from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.losses import Moments
-from ssdkd_jax.run import evaluation
+from ssdkd_jax.run import evaluation, pictures
 from ssdkd_jax.types import Array, Network, Preview, Task, TrainState, Variables
 
 NAMES = (
@@ -169,7 +169,7 @@ def taught(teacher: Classifier, student: Classifier, rows: Preview, temperature:
     f_t, f_s = (np.concatenate([network(part) for part in parts]) for network in (teacher, student))
     p = jax.nn.softmax(f_t / temperature)
     entropy = -np.sum(p * np.log(np.maximum(p, 1e-12)), -1).mean() / math.log(max(2, teacher.classes))
-    shares = np.bincount(rows.label, minlength=teacher.classes) / len(rows.label)
+    shares = np.array(pictures.class_counts(rows, teacher.classes)) / len(rows.label)
     return {
         "taught_agreement": float(np.mean(f_t.argmax(-1) == f_s.argmax(-1))),
         "taught_softness": float(entropy),

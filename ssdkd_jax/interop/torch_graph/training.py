@@ -14,9 +14,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ssdkd_jax.engine import parallel
+from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.interop.torch_graph import program as programs
 from ssdkd_jax.interop.torch_graph.program import Program, Step, Value
-from ssdkd_jax.types import Array, Key, Variables, named_leaves
+from ssdkd_jax.types import Array, Key, Variables
 
 MOMENTUM = 0.9  # PyTorch's 0.1
 
