@@ -159,9 +159,11 @@ MEANINGS = {
     "fresh_balance": "1: all classes are equally frequent; lower: some are hardly ever made",
     "fresh_bn": "BatchNorm mismatch of the fresh images at the end",
     "fresh_bn_first": "the same after the first round; the end should lie well below",
+    "taught_agreement": "the agreement on images that the student was taught from",
 }
-for name, value in distilled.indicators.items():
-    print(f"{name:17} {value:6.3f}   {MEANINGS[name]}")
+for name, meaning in MEANINGS.items():
+    print(f"{name:17} {distilled.indicators[name]:6.3f}   {meaning}")
+print(*distilled.health or ["No symptom of a failed run."], sep="\n")
 
 # %% [markdown]
 # **How to read them, in this order:**
