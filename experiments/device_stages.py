@@ -93,7 +93,7 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
         for repeat in (by_one.invert, by_one.distill)
     ]
     flops = [one.dispatch.lower(*given).cost_analysis()["flops"] for one, given in zip(ones, arguments, strict=True)]
-    compiled = dispatch.compile_together(list(zip(ones, arguments, strict=True)))
+    compiled = dispatch.wait(dispatch.compile_aside(list(zip(ones, arguments, strict=True))))
     for what, one, given, count in zip(("inversion", "distillation"), compiled, arguments, flops, strict=True):
         measured(f"{what}, 1 a dispatch", one, *given, flops=count, **read_off(one.dispatch.many))
 

@@ -73,7 +73,7 @@ class Bottleneck(nn.Module):
 def test_a_wide_residual_student_of_the_teachers_own_kind_has_its_logits_and_its_statistics():
     teacher = network("wrn10_1")
     weights = lively(teacher)
-    found = solved(teacher, weights, teacher)
+    found = solved(teacher, weights, teacher, count=512)
     np.testing.assert_allclose(teacher.apply(found, FRESH), teacher.apply(weights, FRESH), atol=1e-3)
     statistics = named_leaves(found["batch_stats"])
     for path, wanted in named_leaves(weights["batch_stats"]).items():

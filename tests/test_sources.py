@@ -23,14 +23,14 @@ def test_procedural_images_are_in_range_and_all_different(shape):
 
 
 def test_noise_has_the_spectrum_that_is_asked_for():
-    field = np.asarray(procedural.fields(jax.random.key(0), (64, 64, 50)))
+    field = np.asarray(procedural.fields(jax.random.key(0), 2, (64, 64, 50)))[1]
     np.testing.assert_allclose(field.mean((0, 1)), 0, atol=1e-4)
     np.testing.assert_allclose(field.std((0, 1)), 1, atol=1e-3)
     power = np.square(np.abs(np.fft.fft2(field, axes=(0, 1)))).mean(-1)
     f = np.hypot(np.fft.fftfreq(64)[:, None], np.fft.fftfreq(64)[None]).ravel()[1:]
     slope = np.polyfit(np.log(f), np.log(power.ravel()[1:]), 1)[0]
-    wanted = jax.random.uniform(jax.random.split(jax.random.key(0))[1], minval=0.5, maxval=3.0)
-    assert slope == pytest.approx(-2 * float(wanted), abs=0.1)
+    wanted = procedural.uniforms(jax.random.split(jax.random.key(0))[1], 2, (0.5, 3.0))[0][1]
+    assert slope == pytest.approx(-2 * wanted.item(), abs=0.1)
 
 
 def test_colour_is_in_the_images_and_grey_ones_are_there_too():
@@ -56,18 +56,26 @@ def test_a_mixture_holds_the_images_of_each():
 
 
 def test_strokes_are_ink_of_one_tone_on_a_plain_ground():
-    made = jax.jit(jax.vmap(lambda key: procedural.strokes(key, (32, 32, 3))))(jax.random.split(jax.random.key(0), 40))
-    images = np.asarray(made).reshape(40, -1, 3)
+    papers, inks = inked(np.zeros((40, 32, 32, 3), np.float32))
+    images = papers[0][:40] + (papers[1][:40] - papers[0][:40]) * inks[:40]
     assert np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1
-    for pixels in images:  # all of them on the line between two colours
+    for pixels in images.reshape(40, -1, 3):  # all of them on the line between two colours
         values = np.linalg.svd(pixels - pixels.mean(0), compute_uv=False)
         assert values[1] < 1e-3 * values[0] + 1e-4
-    ink = np.abs(images - np.median(images, 1, keepdims=True)).max(-1) > 0.05
-    assert 0.02 < ink.mean() < 0.5
+    assert 0.02 < (inks > 0.05).mean() < 0.5
+    white_on_black = [ground.max() == 0 and pen.min() == 1 for ground, pen in zip(*papers, strict=True)]
+    assert 0.3 < np.mean(white_on_black[:40]) < 0.7
+
+
+def inked(grounds):
+    """Papers and the colours of pens, of plain grounds and then of these; and how much ink is where."""
+    papers = jax.jit(procedural.papers)(jax.random.key(0), grounds)
+    count, shape = 2 * len(grounds), grounds.shape[1:]
+    return [np.asarray(x) for x in papers], np.asarray(procedural.ink(jax.random.key(1), count, shape))
 
 
 def test_the_corners_of_an_arc_lie_on_an_ellipse_and_joined_strokes_meet():
-    paths = np.asarray(jax.jit(jax.vmap(procedural.pen_paths))(jax.random.split(jax.random.key(1), 200)))
+    paths = np.asarray(procedural.pen_paths(jax.random.key(1), 200))
     joined = np.isclose(paths[:, :-1, -1], paths[:, 1:, 0], atol=1e-5).all(-1)
     assert 0.4 < joined.mean() < 0.6
     x, y = np.moveaxis(paths.reshape(-1, procedural.CORNERS, 2), -1, 0)
@@ -77,16 +85,23 @@ def test_the_corners_of_an_arc_lie_on_an_ellipse_and_joined_strokes_meet():
     assert 0.2 < share < 0.4
 
 
-def test_strokes_on_a_ground_leave_it_as_it_is_where_there_is_no_ink_up_to_its_contrast():
-    keys = jax.random.split(jax.random.key(0), 30)
+def test_a_pen_changes_a_given_ground_where_its_ink_is_and_else_its_contrast_alone():
     grounds = np.random.default_rng(0).random((30, 24, 24, 3)).astype(np.float32)
-    images = np.asarray(jax.jit(jax.vmap(procedural.drawn_on))(keys, grounds))
-    ink = np.asarray(jax.vmap(lambda key: procedural.ink(jax.random.split(key, 3)[0], (24, 24, 3)))(keys))[..., 0]
+    (papers, pens), inks = inked(grounds)
+    images = papers + (pens - papers) * inks
     assert images.min() >= 0 and images.max() <= 1
-    for image, ground, covered in zip(images, grounds, ink, strict=True):
+    for image, ground, covered in zip(images[30:], grounds, inks[30:, ..., 0], strict=True):
         bare, full = covered < 1e-4, covered > 1 - 1e-4
         if bare.sum() > 20:
             gain = np.polyfit((ground - ground.mean((0, 1)))[bare].ravel(), image[bare].ravel(), 1)[0]
             assert 0.09 < gain < 1.01
         if full.sum() > 1:
             np.testing.assert_allclose(image[full], np.broadcast_to(image[full][0], image[full].shape), atol=1e-3)
+
+
+def test_an_ink_is_never_far_from_a_stroke_and_leaves_ground_free():
+    paths = np.asarray(procedural.pen_paths(jax.random.split(jax.random.key(1))[0], 60))
+    inks = np.asarray(procedural.ink(jax.random.key(1), 60, (24, 24, 1)))[..., 0]
+    rows, columns = (np.linspace(-1, 1, 24)[at] for at in np.nonzero(inks[0] > 0.5))
+    assert np.hypot(rows, columns).max() < np.hypot(*np.moveaxis(paths[0], -1, 0)).max() + 0.3
+    assert (inks.max((1, 2)) > 0.5).all() and (inks.min((1, 2)) < 1e-3).all()

@@ -100,8 +100,9 @@ def candidates(teacher: Teacher) -> int:
 
 def logit_scale(teacher: Teacher) -> float:
     """The standard deviation of a teacher's logits over the classes, its mean over noise fields."""
-    draw = jax.vmap(partial(procedural.noise, shape=teacher.image_shape))
-    images = parallel.quick_jit(draw)(jax.random.split(jax.random.key(0), LOOKED_AT))
+    images = parallel.quick_jit(partial(procedural.noise, count=LOOKED_AT, shape=teacher.image_shape))(
+        jax.random.key(0)
+    )
     return float(jax.jit(teacher.network.apply)(teacher.variables, images).std(-1).mean())
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -99,27 +100,46 @@ def steps_at_once(times: int) -> int:
     return divisor if 2 * divisor >= DISPATCH else DISPATCH
 
 
-def compile_together(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable]:
-    """Compile (program, example arguments or their shapes) pairs at once, one thread each.
+class Pending(NamedTuple):
+    """A program that is being compiled; a call waits for it."""
+
+    executable: Future[Callable]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.executable.result()(*arguments)
+
+
+def compile_aside(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable]:
+    """Begin to compile (program, example arguments or their shapes) pairs, in this order, and return at once.
 
     The results take arguments of exactly those shapes, and so never compile again. With several
     hosts, each compiles at its first call instead: a compiled pmap takes no host's own arrays.
     """
     if jax.process_count() > 1:
         return [program for program, _ in programs]
-    lowered = [
-        (program.dispatch if isinstance(program, Repeat) else program).lower(*arguments)
-        for program, arguments in programs
+    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))  # XLA shares out the work on one program itself
+    begun = []
+    for program, arguments in programs:
+        lowered = (program.dispatch if isinstance(program, Repeat) else program).lower(*arguments)
+        pending = Pending(pool.submit(lowered.compile))
+        repeated = isinstance(program, Repeat)
+        begun.append(program._replace(dispatch=program.dispatch.compiled(pending)) if repeated else pending)
+    pool.shutdown(wait=False)
+    return begun
+
+
+def wait(programs: Sequence[Callable | Repeat]) -> list[Callable]:
+    """The same programs once they are compiled; an error of XLA's passes through."""
+    return [
+        program._replace(dispatch=program.dispatch.compiled(_finished(program.dispatch.many)))
+        if isinstance(program, Repeat)
+        else _finished(program)
+        for program in programs
     ]
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        compiled = list(pool.map(lambda program: program.compile(), lowered))
-    return [_compiled(program, executable) for (program, _), executable in zip(programs, compiled, strict=True)]
 
 
-def _compiled(program: Callable | Repeat, executable: Callable) -> Callable:
-    if isinstance(program, Repeat):
-        return program._replace(dispatch=program.dispatch.compiled(executable))
-    return executable
+def _finished(program: Callable) -> Callable:
+    return program.executable.result() if isinstance(program, Pending) else program
 
 
 def fetch(history: list[Any]) -> dict[str, np.ndarray]:

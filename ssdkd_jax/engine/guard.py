@@ -95,6 +95,13 @@ def summary(history: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
+def add_skipped(skipped: dict[str, int], metrics: dict[str, float]) -> None:
+    """Add a round's steps that were not finite to those of earlier rounds."""
+    for name, count in metrics.items():
+        if name.endswith(SKIPPED):
+            skipped[name] = skipped.get(name, 0) + int(count)
+
+
 def _mean(values: np.ndarray) -> float:
     return values.mean() if values.size else np.nan
 

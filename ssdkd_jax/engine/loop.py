@@ -145,7 +145,7 @@ def guarded_distill(method: Method, student_step: StudentStep) -> RoundStep:
 def compile_round(
     method: Method, student_step: StudentStep, plan: Plan, state: TrainState, teacher: Variables
 ) -> Programs:
-    """Compile the four programs of a round at once, for a state placed on the devices."""
+    """Begin to compile the four programs of a round for a state placed on the devices; a call waits for its own."""
     programs = round_programs(method, student_step, plan)
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(
@@ -154,7 +154,7 @@ def compile_round(
         finish=(state, work, teacher),
         distill=(state, teacher),
     )
-    return Programs(*dispatch.compile_together(list(zip(programs, arguments, strict=True))))
+    return Programs(*dispatch.compile_aside(list(zip(programs, arguments, strict=True))))
 
 
 def round_programs(method: Method, student_step: StudentStep, plan: Plan) -> Programs:
@@ -226,6 +226,8 @@ def run(
     at = position(state)
     while not (stopped or at.finished(plan)):
         due, asked = at.due(plan), hosts.rarely(stop)
+        with clock("compilation"):
+            dispatch.wait(programs[:3] if due.synthesis else programs[3:])
         if due.synthesis:
             with clock("synthesis"):
                 state, metrics = synthesize(programs, state, teacher, asked)

@@ -52,6 +52,11 @@ class Stopwatch:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + value
 
     @property
+    def of_process(self) -> bool:
+        """Whether processor seconds are counted, those of all threads."""
+        return self.clock == "cpu"
+
+    @property
     def total(self) -> float:
         """Seconds of all stages."""
         return sum(self.seconds.values())

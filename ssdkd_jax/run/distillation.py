@@ -105,6 +105,8 @@ def distil(
         return distilled
     with clock("compilation"):
         programs = loop.compile_round(job.method, job.step, job.plan, distilled.state, teacher)
+        if clock.of_process:  # which cannot tell what is compiled aside from what is computed
+            dispatch.wait(programs)
     saver = Saver(folder, config.schedule.checkpoint_seconds)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
 
@@ -114,7 +116,7 @@ def distil(
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> TrainState:
             note["begun"] = {}
-            add_skipped(distilled.skipped, metrics)
+            guard.add_skipped(distilled.skipped, metrics)
             board.scalars(metrics, rounds)
             state, found = evaluated(rounds, state)
             metrics |= found
@@ -241,10 +243,3 @@ def point(rounds: int, clock: progress.Stopwatch, found: dict[str, float]) -> di
     """A point of the curve."""
     spent = {stage: clock.seconds.get(stage, 0.0) for stage in ("synthesis", "distillation")}
     return {"round": rounds, "seconds": clock.total, **spent, **found}
-
-
-def add_skipped(skipped: dict[str, int], metrics: dict[str, float]) -> None:
-    """Add a round's steps that were not finite to those of earlier rounds."""
-    for name, count in metrics.items():
-        if name.endswith(guard.SKIPPED):
-            skipped[name] = skipped.get(name, 0) + int(count)

@@ -26,7 +26,7 @@ def first_state(job: build.Job, seed: int) -> TrainState:
 def compiled(job: build.Job, state: TrainState, teacher: Variables) -> tuple[loop.Programs, float]:
     """The programs of a round, and the seconds that compiling them took."""
     start = time.perf_counter()
-    programs = loop.compile_round(job.method, job.step, job.plan, state, teacher)
+    programs = loop.Programs(*dispatch.wait(loop.compile_round(job.method, job.step, job.plan, state, teacher)))
     return programs, time.perf_counter() - start
 
 
