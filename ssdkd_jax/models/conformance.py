@@ -52,10 +52,11 @@ def check(
     images[0] = 0.5
     try:
         if variables is None:
-            variables = refusals.named(lambda: network.init(jax.random.key(0)), "when it is initialised")
+            init = parallel.quick_jit(network.init)
+            variables = refusals.named(lambda: init(jax.random.key(0)), "when it is initialised")
     except InputError as error:
         return [_of(name, str(error))]
-    program = jax.jit(lambda v, x: _seen(network.apply, v, x))
+    program = parallel.quick_jit(lambda v, x: _seen(network.apply, v, x))
 
     def seen(variables: Variables, images: np.ndarray) -> tuple[Array, list[Moments]]:
         return jax.tree.map(np.asarray, refusals.named(lambda: program(variables, images), "in eval mode"))
@@ -163,7 +164,7 @@ def astray(network: Network, seen: Callable, variables: Variables, images: np.nd
             keys = () if key is None else (key,)
             return _seen(lambda v, x: network.train(v, x, *keys), numbered, x)
 
-        one_device = jax.jit(jax.vmap(alone, axis_name=parallel.AXIS))
+        one_device = parallel.quick_jit(jax.vmap(alone, axis_name=parallel.AXIS))
         return jax.tree.map(lambda x: np.asarray(x[0]), one_device(images[None]))
 
     try:

@@ -1,8 +1,8 @@
 """Which student of a run is kept: the best on fresh images, told without data; ours.
 
-The newest student takes the place of the kept one, unless it is clearly worse. Both answer the same fresh images: those
-made against the newest, and as many made against the kept one, since images that are made to be hard for a student are
-harder for it than for another.
+The newest student takes the place of the kept one, unless it is clearly worse. Images that are made to be hard for a
+student are harder for it than for another. So both answer fresh images made against the newest, and where the kept one
+does better there, as many made against that.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def keep_better(
     Args:
         fresh: see `indicators`.
         student: the newest one, as it is judged.
-        batches: of fresh images against each of the two.
+        batches: of fresh images against each.
         first: no student has been kept so far; the newest is, whatever it answers.
     """
     both = (student,) if first else (student, state.snapshot)
     new, *kept = fresh(programs, state, teacher, both, batches)
-    if new and kept:
+    if new and kept and not new["fresh_kl"] <= kept[0]["fresh_kl"]:
         opposed = state.replace(student=state.student.replace(variables=state.snapshot))
         again = fresh(programs, opposed, teacher, both, batches)
         new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, *kept), again, strict=True))
