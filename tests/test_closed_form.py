@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -70,6 +71,23 @@ class Bottleneck(nn.Module):
         return nn.Dense(5)(nn.relu(x + y).mean((1, 2)))
 
 
+class Grouped(nn.Module):
+    """Convolutions of grouped channels behind BatchNorm, each with one of 1x1 that mixes them."""
+
+    width: int
+    groups: int  # 0: as many as there are channels
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = partial(nn.BatchNorm, use_running_average=not train)
+        x = nn.relu(norm()(nn.Conv(self.width, (3, 3))(x)))
+        for strides in (1, 2):
+            x = nn.Conv(self.width, (3, 3), strides, feature_group_count=self.groups or self.width)(x)
+            x = nn.Conv(self.width, (1, 1), use_bias=False)(nn.relu(norm()(x)))
+            x = nn.max_pool(nn.relu(norm()(x)), (2, 2), (1, 1), "SAME")
+        return nn.Dense(5)(x.mean((1, 2)))
+
+
 def test_a_wide_residual_student_of_the_teachers_own_kind_has_its_logits_and_its_statistics():
     teacher = network("wrn10_1")
     weights = lively(teacher)
@@ -80,7 +98,10 @@ def test_a_wide_residual_student_of_the_teachers_own_kind_has_its_logits_and_its
         np.testing.assert_allclose(statistics[path], wanted, rtol=0.02, atol=0.02, err_msg=path)
 
 
-@pytest.mark.parametrize("module", [Plain(6), Bottleneck()], ids=["plain", "bottleneck"])
+MODULES = {"plain": Plain(6), "bottleneck": Bottleneck(), "separable": Grouped(6, 0), "grouped": Grouped(6, 2)}
+
+
+@pytest.mark.parametrize("module", MODULES.values(), ids=MODULES)
 def test_a_student_of_the_teachers_own_kind_has_its_logits_on_other_images(module):
     teacher = models.bind(module, SHAPE)
     weights = lively(teacher)
@@ -105,8 +126,9 @@ def in_pairs(narrow: Variables, wide: Variables) -> Variables:
     return jax.tree_util.tree_map_with_path(doubled, wide)
 
 
-def test_half_the_width_is_enough_where_channels_come_in_equal_pairs():
-    narrow, wide = (models.bind(Plain(width), SHAPE) for width in (6, 12))
+@pytest.mark.parametrize("module", [Plain, partial(Grouped, groups=0)], ids=["plain", "separable"])
+def test_half_the_width_is_enough_where_channels_come_in_equal_pairs(module):
+    narrow, wide = (models.bind(module(width), SHAPE) for width in (6, 12))
     few = lively(narrow)
     weights = in_pairs(few, jax.eval_shape(wide.init, jax.random.key(0)))
     np.testing.assert_allclose(wide.apply(weights, FRESH), narrow.apply(few, FRESH), atol=1e-4)

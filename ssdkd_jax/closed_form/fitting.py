@@ -9,7 +9,7 @@ import numpy as np
 from ssdkd_jax.closed_form.graph import Graph, Node
 from ssdkd_jax.closed_form.joints import Joint
 from ssdkd_jax.closed_form.least_squares import moments, solve_held
-from ssdkd_jax.closed_form.linear import Leaves, taken
+from ssdkd_jax.closed_form.linear import Leaves, Linear, Places, taken
 from ssdkd_jax.closed_form.observation import Seen, places
 from ssdkd_jax.types import Array
 
@@ -61,6 +61,9 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
     rows = goal.rows if joint.norm else goal.rows * np.float32(goal.a) + np.float32(goal.b)
     for node in joint.others:
         rows = rows - taken(np.asarray(joint.layout.last(values[node])), where)
+    moves = bool(joint.norm) or any(tail.norm for tail in joint.tails)
+    if (layer := joint.tails[0].layer).parted:  # then it is the only one
+        return layer.set(leaves, solved_by_group(layer, values[layer.source], rows, where, moves))
 
     def parts(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(chosen), PART):
@@ -70,17 +73,29 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
 
     held = where.image % HELD == HELD - 1
     known, told = (moments(parts(np.flatnonzero(x))) for x in (~held, held))
-    moves = bool(joint.norm) or any(tail.norm for tail in joint.tails)
     weights, offset = solve_held(known, told, moves)
     end = 0
     for tail in joint.tails:
-        begin, end = end, end + tail.layer.order.size // joint.channels
+        begin, end = end, end + tail.layer.inputs
         tail.layer.set(leaves, weights[begin:end])
         if tail.norm:
             alone = np.zeros_like(weights)
             alone[begin:end] = weights[begin:end]
             tail.norm.set(graph, leaves, np.ones(len(offset)), offset, *(known + told).made(alone))
             offset = 0 * offset  # of the sum: the first that can takes it all
+
+
+def solved_by_group(layer: Linear, source: Array, rows: np.ndarray, where: Places, moves: bool) -> np.ndarray:
+    """The matrix of a convolution of grouped channels, each group fitted on what it sees of its own."""
+    inputs, axis = np.asarray(source), layer.layout.lhs[1]
+    held = where.image % HELD == HELD - 1
+    matrix = np.zeros((layer.inputs, rows.shape[1]))
+    of_groups = np.split(inputs, layer.layout.groups, axis)
+    for x, (seen_there, made_there) in zip(of_groups, layer.layout.parts(*matrix.shape), strict=True):
+        seen, wanted = layer.layout.seen(x, where), rows[:, made_there]
+        known, told = (moments([(seen[those], wanted[those])]) for those in (~held, held))
+        matrix[np.ix_(seen_there, made_there)] = solve_held(known, told, moves)[0]
+    return matrix
 
 
 def set_norm(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values: Mapping[Node, Array]) -> None:

@@ -33,6 +33,7 @@ class Joint(NamedTuple):
         index: of the operation that makes it.
         tails: the layers whose sum it is.
         others: what else is added.
+        before: what it goes on channel by channel: these, and what a filter of each channel takes in.
         norm: what first scales and moves it afterwards.
         active: the map behind the activation that follows.
         trunk: whether all paths to the logits pass it.
@@ -42,6 +43,7 @@ class Joint(NamedTuple):
     index: int
     tails: tuple[Tail, ...]
     others: tuple[Node, ...]
+    before: tuple[Node, ...]
     norm: Affine | None
     active: Node
     trunk: bool
@@ -71,7 +73,7 @@ def found_in(graph: Graph) -> list[Joint]:
     tails = {}
     for value, layer in layers.items():
         norm = norms.get(value) if len(graph.users.get(value, ())) == 1 else None
-        if _summed(graph, end := norm.result if norm else value):
+        if not layer.parted and _summed(graph, end := norm.result if norm else value):
             tails[end] = Tail(layer, norm)
     made = {value: ([Tail(layer, None)], []) for value, layer in layers.items()}
     made |= {x.outputs[0]: _terms(graph, x, tails) for x in graph.operations if _adds(graph, x)}
@@ -83,8 +85,22 @@ def found_in(graph: Graph) -> list[Joint]:
         if terms and value not in inside and not _summed(graph, value):
             norm = norms.get(value)
             active, trunk = _active(graph, norm.result if norm else value), _cuts(graph, index)
-            found.append(Joint(value, index, tuple(terms), tuple(others), norm, active, trunk))
+            filtered = [_map_of(graph, found, tail.layer.source) for tail in terms if tail.layer.by_channel]
+            before = (*others, *filtered)
+            found.append(Joint(value, index, tuple(terms), tuple(others), before, norm, active, trunk))
     return found
+
+
+def _map_of(graph: Graph, found: Sequence[Joint], node: Node) -> Node:
+    """The map, behind its activation, that a value follows from channel by channel, as behind a pool; else itself."""
+    makers, at = {x.outputs[0]: x for x in graph.operations}, node
+    actives = {joint.active for joint in found}
+    while at not in actives:
+        sources = graph.on_images(makers[at]) if at in makers else []
+        if len(sources) != 1:
+            return node
+        (at,) = sources
+    return at
 
 
 def streams(found: Sequence[Joint]) -> dict[Node, Node]:
@@ -92,7 +108,7 @@ def streams(found: Sequence[Joint]) -> dict[Node, Node]:
     begun: dict[Node, Node] = {}
     actives = {joint.active: joint.value for joint in found}
     for joint in sorted(found, key=lambda joint: joint.index):
-        before = [begun.get(actives.get(node, node)) for node in joint.others]
+        before = [begun.get(actives.get(node, node)) for node in joint.before]
         begun[joint.value] = next((x for x in before if x), joint.value)
     return begun
 
