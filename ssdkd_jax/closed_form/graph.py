@@ -1,7 +1,8 @@
 """A network as the operations that make its logits from images, whatever it was written in.
 
 Its function is traced, and what is called within it (jit, remat, a function with a gradient of its own) is written out
-flat. A value either depends on the images, or follows from the weights alone.
+flat. Where it does otherwise on one platform, what it does on the others is taken. A value either depends on the
+images, or follows from the weights alone.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ class Writer:
             arguments, called = [value(x) for x in eqn.invars], next(_called(eqn), None)
             here = "/".join(filter(None, (place, str(eqn.source_info.name_stack))))
             if called is not None:
-                outputs = self.written(called.jaxpr, called.consts, arguments, here)
+                taken = arguments[-len(called.jaxpr.invars) :] if called.jaxpr.invars else []
+                outputs = self.written(called.jaxpr, called.consts, taken, here)
             else:
                 outputs = [self.node(x.aval.shape) for x in eqn.outvars]
                 self.operations.append(Operation(eqn, tuple(arguments), tuple(outputs), here))
@@ -174,6 +176,8 @@ class Writer:
 
 
 def _called(eqn: JaxprEqn) -> Iterator[ClosedJaxpr]:
+    if platforms := eqn.params.get("branches_platforms"):  # of lax.platform_dependent, behind the branch's number
+        yield eqn.params["branches"][platforms.index(None) if None in platforms else -1]
     if eqn.primitive.name in CALLED:
         for name in CALLS:
             if isinstance(body := eqn.params.get(name), ClosedJaxpr):

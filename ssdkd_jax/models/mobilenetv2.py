@@ -10,6 +10,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ssdkd_jax.engine.convolution import convolve
 from ssdkd_jax.models.layers import Conv1x1, Conv3x3, batch_norm, check_images, conv3x3
 from ssdkd_jax.models.widths import channels
 from ssdkd_jax.types import Array
@@ -52,7 +53,8 @@ class Block(nn.Module):
             out, filtered = jnp.pad(out, ((0, 0), reach, reach, (0, 0))), partial(filtered, padding="VALID")
         if self.expansion > 1:
             out = nn.relu6(self.norm(name="expand_bn")(Conv1x1(wide, name="expand")(out)))
-        out = filtered(wide, strides=strides, feature_group_count=wide, name="depthwise")(out)
+        each = partial(filtered, feature_group_count=wide, conv_general_dilated=convolve)
+        out = each(wide, strides=strides, name="depthwise")(out)
         out = nn.relu6(self.norm(name="depthwise_bn")(out))
         out = self.norm(name="project_bn")(Conv1x1(self.features, name="project")(out))
         return x + out if self.stride == 1 and x.shape[-1] == self.features else out

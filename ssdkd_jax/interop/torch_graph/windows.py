@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ssdkd_jax.engine.convolution import convolve
 from ssdkd_jax.interop.torch_graph.layers import affine, mixed
 from ssdkd_jax.types import Array
 
@@ -30,7 +31,7 @@ def conv(
         pads = [(t // 2, t - t // 2) for t in total]
     else:
         pads = [(p, p) for p in _each(padding, n)]
-    result = lax.conv_general_dilated(input, weight, stride, pads, rhs_dilation=dilation, feature_group_count=groups)
+    result = convolve(input, weight, stride, pads, rhs_dilation=dilation, feature_group_count=groups)
     return affine(result, None, bias)
 
 
