@@ -76,6 +76,16 @@ def test_the_temperature_follows_the_logits_scale():
     np.testing.assert_allclose(scales[1], 30 * scales[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize(("flops", "candidates", "rounds"), [(1e5, 4, 60), (6e7, 2, 25), (1e9, 1, 25), (np.nan, 1, 25)])
+def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatch, flops, candidates, rounds):
+    weights = jax.random.normal(jax.random.key(0), (64, 3))
+    teacher = ssdkd_jax.Teacher.from_function(lambda w, x: x.reshape(len(x), -1) @ w, weights, image_shape=(8, 8, 1))
+    monkeypatch.setattr(rules.models, "flops", lambda *_: flops)
+    config = ssdkd_jax.default_config(teacher, "wrn10_1")
+    assert (config.procedural.candidates, config.schedule.rounds) == (candidates, rounds)
+    assert config.schedule.evaluate_every == rounds // 5
+
+
 def test_adam_takes_the_same_steps_whatever_the_losss_scale():
     def path(scale):
         tx = optimization.adam(0.1, 5, 0.0, 0.0)

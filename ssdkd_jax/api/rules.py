@@ -1,4 +1,4 @@
-"""The config of a run of which nothing is known but its two networks; six rules, ours.
+"""The config of a run of which nothing is known but its two networks; seven rules, ours.
 
 | what | rule |
 |---|---|
@@ -7,11 +7,13 @@
 | classes | their student starts from its teacher and learns by Adam, from blended and procedural images, too |
 | BatchNorm | hints are on for pixels, and for a method that is named, where both networks have one at a resolution |
 | no BatchNorm | such a teacher is distilled on procedural images alone, its temperature the logits' scale |
+| cheap networks | of procedural images there are more steps then, and each image is chosen from up to four |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
-CHOICE = 1.25e8  # FLOPs that the choice of a procedural image may take
+CHOICE, CHOICES = 1.25e8, (1, 4)  # FLOPs that the choice of a procedural image may take, and from how many
+LESSONS, LESSON, ROUNDS = 8e12, 50, (25, 60)  # FLOPs of a student's steps on them; steps a round; rounds
 LOOKED_AT = 64  # images, for the scale of a teacher's logits
 
 
@@ -52,7 +55,7 @@ def default_config(
     if task == "classification":
         from_teacher(config)
         if not has_batch_norm(teacher.variables):
-            without_batch_norm(config, teacher)
+            without_batch_norm(config, teacher, network)
     return config
 
 
@@ -84,25 +87,28 @@ def from_teacher(config: ConfigDict) -> None:
     config.synthesis.update(inner_steps=12, adv=1.0, class_code=2.0)
 
 
-def without_batch_norm(config: ConfigDict, teacher: Teacher) -> None:
+def without_batch_norm(config: ConfigDict, teacher: Teacher, student: Network) -> None:
     """Change a config for a teacher without BatchNorm, whose inverted images mislead a student."""
     presets.apply(config, "procedural")
     config.student.update(procedural=0, temperature=max(config.student.temperature, logit_scale(teacher)))
-    config.procedural.candidates = candidates(teacher)
-    config.schedule.distill_steps = 50
+    of_teacher = models.flops(teacher.network, teacher.variables, teacher.image_shape)
+    of_student = models.flops(student, jax.eval_shape(student.init, jax.random.key(0)), teacher.image_shape)
+    config.procedural.candidates = candidates = within(CHOICE / of_teacher, CHOICES)
+    steps = LESSONS / (config.student.batch * (candidates * of_teacher + 3 * of_student))
+    rounds = within(steps / LESSON, ROUNDS)
+    config.schedule.update(rounds=rounds, distill_steps=LESSON, evaluate_every=rounds // 5)
 
 
-def candidates(teacher: Teacher) -> int:
-    """How many procedural images to choose one from, of what the teacher computes for them: 1 to 4."""
-    flops = models.flops(teacher.network, teacher.variables, teacher.image_shape)
-    return int(min(max(CHOICE / flops, 1), 4)) if flops > 0 else 1
+def within(number: float, bounds: tuple[int, int]) -> int:
+    """A whole number within the bounds; the lower one where none is known."""
+    low, high = bounds
+    return int(min(max(number, low), high)) if math.isfinite(number) and number > 0 else low
 
 
 def logit_scale(teacher: Teacher) -> float:
     """The standard deviation of a teacher's logits over the classes, its mean over noise fields."""
-    images = parallel.quick_jit(partial(procedural.noise, count=LOOKED_AT, shape=teacher.image_shape))(
-        jax.random.key(0)
-    )
+    noise = parallel.quick_jit(partial(procedural.noise, count=LOOKED_AT, shape=teacher.image_shape))
+    images = noise(jax.random.key(0))
     return float(jax.jit(teacher.network.apply)(teacher.variables, images).std(-1).mean())
 
 

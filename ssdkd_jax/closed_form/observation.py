@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ssdkd_jax.closed_form import joints, linear
@@ -57,26 +59,31 @@ def observe(
     graph: Graph, leaves: Mapping[str, Array], images: Array, wanted: Sequence[tuple[Joint, Resolution]]
 ) -> list[Seen]:
     """What these maps of the teacher are on these images, brought to these resolutions."""
-    values = {graph.images: images}
-    rows: dict[tuple[Node, Resolution], np.ndarray] = {}
-    for index, operation in enumerate(graph.operations):
-        graph.run(operation, leaves, values)
-        for joint, resolution in wanted:
-            for node in {joint.value, joint.active}.intersection(operation.outputs):
-                if (node, resolution) not in rows:
-                    x = resized(np.asarray(joint.layout.last(values[node])), resolution)
-                    rows[node, resolution] = linear.taken(x, places(resolution, len(images)))
-        graph.forget(values, index)
+    rows = jax.device_get(jax.jit(partial(_rows, graph, wanted))(leaves, images))
     layers = linear.found_in(graph)
     return [
         Seen(
-            rows[joint.value, resolution],
-            rows[joint.active, resolution],
+            *of_joint,
             *_norm(graph, leaves, joint),
             _weights(graph, leaves, layers, joint),
         )
-        for joint, resolution in wanted
+        for (joint, _), of_joint in zip(wanted, rows, strict=True)
     ]
+
+
+def _rows(
+    graph: Graph, wanted: Sequence[tuple[Joint, Resolution]], leaves: Mapping[str, Array], images: Array
+) -> list[tuple[Array, Array]]:
+    """Of each map at some of its pixels: itself, and what is behind its activation, [R, d]."""
+    values = {graph.images: images}
+    for operation in graph.operations:
+        graph.run(operation, leaves, values)
+
+    def taken(joint: Joint, node: Node, resolution: Resolution) -> Array:
+        x = resized(joint.layout.last(values[node]), resolution)
+        return linear.taken(x, places(resolution, len(images)))
+
+    return [(taken(joint, joint.value, at), taken(joint, joint.active, at)) for joint, at in wanted]
 
 
 def _norm(graph: Graph, leaves: Mapping[str, Array], joint: Joint) -> tuple[np.ndarray | None, ...]:
@@ -105,15 +112,15 @@ def _weights(graph: Graph, leaves: Mapping[str, Array], layers: Mapping[Node, Li
     return np.sqrt(squares) if squares.any() else np.ones(joint.channels)
 
 
-def resized(x: np.ndarray, resolution: Resolution) -> np.ndarray:
+def resized(x: Array, resolution: Resolution) -> Array:
     """Maps [B, h, w, d], or values [B, d], at another resolution."""
     if x.shape[1:-1] == resolution:
         return x
     if not resolution:
         return x.mean((1, 2))
     if x.ndim == 2:
-        return np.broadcast_to(x[:, None, None], (len(x), *resolution, x.shape[-1]))
-    return np.asarray(jax.image.resize(x, (len(x), *resolution, x.shape[-1]), "linear"))
+        return jnp.broadcast_to(x[:, None, None], (len(x), *resolution, x.shape[-1]))
+    return jax.image.resize(x, (len(x), *resolution, x.shape[-1]), "linear")
 
 
 def kept(ours: Sequence[Joint], theirs: Sequence[Joint], seen: Sequence[Seen]) -> list[np.ndarray]:
