@@ -1,6 +1,7 @@
 """Convolutions with one filter a channel: as lax has them, with their gradients."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ WAYS = {
     "plain": {"window_strides": (1, 1), "padding": ((1, 1), (1, 1))},
     "strided": {"window_strides": (2, 3), "padding": ((0, 1), (2, 1))},
     "same": {"window_strides": (2, 2), "padding": "SAME"},
+    "same_lower": {"window_strides": (2, 1), "padding": "SAME_LOWER"},
     "dilated": {"window_strides": (1, 2), "padding": "VALID", "rhs_dilation": (2, 1)},
 }
 
@@ -47,13 +49,41 @@ def test_one_filter_a_channel_gives_laxs_maps_and_gradients(layout, way):
         np.testing.assert_allclose(gradient, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("filters", [6, 12])
-def test_other_convolutions_are_laxs_own(filters):
-    x, kernel = arrays(LAYOUTS[0], channels=6, filters=filters)
-    kernel = kernel if filters == 12 else np.repeat(kernel, 3, 1)  # two filters a channel; two groups of three channels
-    groups = 6 if filters == 12 else 2
-    made = jax.make_jaxpr(lambda x, k: convolve(x, k, (1, 1), "SAME", feature_group_count=groups))(x, kernel)
+OTHERS = {
+    "two filters a channel": ({"filters": 12}, {}),
+    "precision": ({}, {"precision": "highest"}),
+    "type of the sum": ({}, {"preferred_element_type": jnp.float32}),
+    "a filter beyond the image": ({"size": (10, 12)}, {"padding": "VALID"}),
+    "cropped": ({}, {"padding": ((-1, 0), (0, 0))}),
+    "many taps": ({"size": (7, 7)}, {}),
+    "dilated images": ({}, {"lhs_dilation": (2, 2), "padding": ((1, 1), (1, 1))}),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS.values(), ids=OTHERS)
+def test_other_convolutions_are_laxs_own(case):
+    of_arrays, options = case
+    x, kernel = arrays(LAYOUTS[0], **of_arrays)
+    options = {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 6, **options}
+    made = jax.make_jaxpr(lambda x, k: convolve(x, k, **options))(x, kernel)
     assert [eqn.primitive.name for eqn in made.eqns] == ["conv_general_dilated"]
+    wanted = lax.conv_general_dilated(x, kernel, **options)
+    np.testing.assert_allclose(convolve(x, kernel, **options), wanted, atol=1e-5)
+
+
+def test_under_vmap_and_exported_for_any_number_of_images_it_is_the_same():
+    x, kernel = arrays(LAYOUTS[1])
+
+    def call(x, kernel):
+        options = {"dimension_numbers": LAYOUTS[1], "feature_group_count": 6}
+        return convolve(x, kernel, (1, 1), "SAME", **options)
+
+    wanted = call(x, kernel)
+    np.testing.assert_allclose(jax.vmap(lambda one: call(one[None], kernel)[0])(x), wanted, atol=1e-5)
+    (batch,) = jax.export.symbolic_shape("b")
+    shape = jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+    program = jax.export.export(jax.jit(lambda x: call(x, kernel)), platforms=("cpu", "cuda"))(shape)
+    np.testing.assert_allclose(program.call(x[:3]), wanted[:3], atol=1e-5)
 
 
 def test_it_is_lowered_to_a_convolution_for_an_accelerator_and_to_products_for_a_cpu():
@@ -65,7 +95,8 @@ def test_it_is_lowered_to_a_convolution_for_an_accelerator_and_to_products_for_a
 
 def test_halves_are_summed_in_single_precision():
     x, kernel = (jnp.asarray(array, jnp.bfloat16) for array in arrays(LAYOUTS[1]))
-    made = convolve(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS[1], feature_group_count=6)
+    with jax.numpy_dtype_promotion("strict"):
+        made = convolve(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS[1], feature_group_count=6)
     wanted = lax.conv_general_dilated(
         *(array.astype(jnp.float32) for array in (x, kernel)), (1, 1), "SAME", None, None, LAYOUTS[1], 6
     )

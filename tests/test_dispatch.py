@@ -52,6 +52,22 @@ def test_an_error_of_the_compilers_is_that_of_the_call_and_of_waiting():
         dispatch.wait([pending])
 
 
+def test_an_error_of_another_program_is_told_as_soon_as_it_is_known_and_what_is_not_begun_is_cancelled(monkeypatch):
+    monkeypatch.setattr(dispatch, "processors", lambda: 2)
+    bad, good, last = Lowered(ValueError("no such instruction")), Lowered(1), Lowered(2)
+    bad.go.set()
+    pending = dispatch.compile_aside([(program, (0,)) for program in (bad, good, last)])
+    with pytest.raises(ValueError, match="no such instruction"):
+        pending[0](0)
+    with pytest.raises(ValueError, match="no such instruction"):
+        dispatch.wait(pending[1:2], pending[:1])
+    assert good.begun.wait(60)
+    dispatch.cancel(pending)
+    good.go.set()
+    assert pending[1](1) == 2
+    assert pending[2].executable.cancelled() and not last.begun.is_set()
+
+
 @pytest.mark.parametrize("looped", [False, True])
 def test_a_repeated_step_does_the_same_compiled_aside(looped):
     def step(carry, by):

@@ -76,7 +76,9 @@ def test_the_temperature_follows_the_logits_scale():
     np.testing.assert_allclose(scales[1], 30 * scales[0], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("flops", "candidates", "rounds"), [(1e5, 4, 60), (6e7, 2, 25), (1e9, 1, 25), (np.nan, 1, 25)])
+@pytest.mark.parametrize(
+    ("flops", "candidates", "rounds"), [(1e5, 4, 60), (6e7, 2, 25), (1e9, 1, 25), (np.nan, 1, 25), (0.0, 1, 25)]
+)
 def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatch, flops, candidates, rounds):
     weights = jax.random.normal(jax.random.key(0), (64, 3))
     teacher = ssdkd_jax.Teacher.from_function(lambda w, x: x.reshape(len(x), -1) @ w, weights, image_shape=(8, 8, 1))

@@ -7,13 +7,12 @@
 | classes | their student starts from its teacher and learns by Adam, from blended and procedural images, too |
 | BatchNorm | hints are on for pixels, and for a method that is named, where both networks have one at a resolution |
 | no BatchNorm | such a teacher is distilled on procedural images alone, its temperature the logits' scale |
-| cheap networks | of procedural images there are more steps then, and each image is chosen from up to four |
+| no BatchNorm, cheap networks | more steps, and each procedural image is the best of up to four |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
-CHOICE, CHOICES = 1.25e8, (1, 4)  # FLOPs that the choice of a procedural image may take, and from how many
-LESSONS, LESSON, ROUNDS = 8e12, 50, (25, 60)  # FLOPs of a student's steps on them; steps a round; rounds
+CHOICE_FLOPS, CANDIDATES = 1.25e8, (1, 4)  # that the choice of a procedural image may take; from how many
+STUDENT_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
 LOOKED_AT = 64  # images, for the scale of a teacher's logits
 
 
@@ -45,7 +44,7 @@ def default_config(
     """The config that `distill` follows where none is given.
 
     Args:
-        method: one of `ssdkd_jax.presets.PRESETS`, in the place of what two rules choose for such a student or teacher.
+        method: one of `ssdkd_jax.presets.PRESETS`, in the place of what three rules choose for such networks.
     """
     network = students.bound(student, teacher, axis=None)
     config = config_for(teacher.inputs, teacher.network, network)
@@ -93,16 +92,16 @@ def without_batch_norm(config: ConfigDict, teacher: Teacher, student: Network) -
     config.student.update(procedural=0, temperature=max(config.student.temperature, logit_scale(teacher)))
     of_teacher = models.flops(teacher.network, teacher.variables, teacher.image_shape)
     of_student = models.flops(student, jax.eval_shape(student.init, jax.random.key(0)), teacher.image_shape)
-    config.procedural.candidates = candidates = within(CHOICE / of_teacher, CHOICES)
-    steps = LESSONS / (config.student.batch * (candidates * of_teacher + 3 * of_student))
-    rounds = within(steps / LESSON, ROUNDS)
-    config.schedule.update(rounds=rounds, distill_steps=LESSON, evaluate_every=rounds // 5)
+    config.procedural.candidates = candidates = affordable(CHOICE_FLOPS, of_teacher, CANDIDATES)
+    of_round = STEPS * config.student.batch * (candidates * of_teacher + 3 * of_student)
+    rounds = affordable(STUDENT_FLOPS, of_round, ROUNDS)
+    config.schedule.update(rounds=rounds, distill_steps=STEPS, evaluate_every=rounds // 5)
 
 
-def within(number: float, bounds: tuple[int, int]) -> int:
-    """A whole number within the bounds; the lower one where none is known."""
+def affordable(flops: float, each: float, bounds: tuple[int, int]) -> int:
+    """How many can be had for so many FLOPs, within the bounds; the lower one where it is not known what one takes."""
     low, high = bounds
-    return int(min(max(number, low), high)) if math.isfinite(number) and number > 0 else low
+    return int(min(max(flops / each, low), high)) if each > 0 else low
 
 
 def logit_scale(teacher: Teacher) -> float:

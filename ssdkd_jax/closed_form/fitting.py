@@ -14,6 +14,7 @@ from ssdkd_jax.closed_form.observation import Seen, places
 from ssdkd_jax.types import Array
 
 PART = 8192  # rows of a problem that are in memory at once
+LARGEST = 1 << 24  # numbers of a problem with a filter for each channel
 HELD = 4  # one image of so many chooses the ridge
 TINY = 1e-12
 
@@ -62,8 +63,9 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
     for node in joint.others:
         rows = rows - taken(np.asarray(joint.layout.last(values[node])), where)
     moves = bool(joint.norm) or any(tail.norm for tail in joint.tails)
-    if (layer := joint.tails[0].layer).parted:  # then it is the only one
-        return layer.set(leaves, solved_by_group(layer, values[layer.source], rows, where, moves))
+    if (layer := joint.tails[0].layer).by_channel:  # such a layer is no term of a sum that is solved for
+        layer.set(leaves, filters(layer, values[layer.source], rows, where, moves))
+        return
 
     def parts(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(chosen), PART):
@@ -76,7 +78,7 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
     weights, offset = solve_held(known, told, moves)
     end = 0
     for tail in joint.tails:
-        begin, end = end, end + tail.layer.inputs
+        begin, end = end, end + tail.layer.order.size // joint.channels
         tail.layer.set(leaves, weights[begin:end])
         if tail.norm:
             alone = np.zeros_like(weights)
@@ -85,17 +87,21 @@ def solve_layers(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values:
             offset = 0 * offset  # of the sum: the first that can takes it all
 
 
-def solved_by_group(layer: Linear, source: Array, rows: np.ndarray, where: Places, moves: bool) -> np.ndarray:
-    """The matrix of a convolution of grouped channels, each group fitted on what it sees of its own."""
-    inputs, axis = np.asarray(source), layer.layout.lhs[1]
+def filters(layer: Linear, source: Array, rows: np.ndarray, where: Places, moves: bool) -> np.ndarray:
+    """The filters [kh kw, d] of a layer with one for each channel, each fitted on what it sees of its channel."""
+    channels = rows.shape[1]
+    size = max(1, LARGEST // layer.order.size)
+
+    def parts(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(chosen), size):
+            part = chosen[start : start + size]
+            seen = layer.layout.seen(source, where.some(part)).reshape(len(part), -1, channels)
+            yield seen.transpose(2, 0, 1), rows[part].T[..., None]
+
     held = where.image % HELD == HELD - 1
-    matrix = np.zeros((layer.inputs, rows.shape[1]))
-    of_groups = np.split(inputs, layer.layout.groups, axis)
-    for x, (seen_there, made_there) in zip(of_groups, layer.layout.parts(*matrix.shape), strict=True):
-        seen, wanted = layer.layout.seen(x, where), rows[:, made_there]
-        known, told = (moments([(seen[those], wanted[those])]) for those in (~held, held))
-        matrix[np.ix_(seen_there, made_there)] = solve_held(known, told, moves)[0]
-    return matrix
+    known, told = (moments(parts(np.flatnonzero(x))) for x in (~held, held))
+    pairs = (tuple(m._replace(mean=m.mean[i], square=m.square[i]) for m in (known, told)) for i in range(channels))
+    return np.concatenate([solve_held(*pair, moves)[0] for pair in pairs], 1)
 
 
 def set_norm(graph: Graph, leaves: Leaves, joint: Joint, goal: Seen, values: Mapping[Node, Array]) -> None:

@@ -1,8 +1,8 @@
 """A network as the operations that make its logits from images, whatever it was written in.
 
 Its function is traced, and what is called within it (jit, remat, a function with a gradient of its own) is written out
-flat. Where it does otherwise on one platform, what it does on the others is taken. A value either depends on the
-images, or follows from the weights alone.
+flat. Of `lax.platform_dependent` the default branch is taken. A value either depends on the images, or follows from the
+weights alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from ssdkd_jax.engine.convolution import convolve
 from ssdkd_jax.engine.trees import named_leaves
 from ssdkd_jax.models import harvest
 from ssdkd_jax.types import Array, Variables
@@ -91,7 +92,9 @@ class Graph(NamedTuple):
         inputs = [
             values[x] if isinstance(x, Node) and x in values else self.weight(leaves, x) for x in operation.inputs
         ]
-        values.update(zip(operation.outputs, harvest.run(operation.equation, inputs), strict=True))
+        convolution = operation.name == "conv_general_dilated"
+        made = [convolve(*inputs, **_given(operation))] if convolution else harvest.run(operation.equation, inputs)
+        values.update(zip(operation.outputs, made, strict=True))
 
     def forget(self, values: dict[Node, Array], index: int, needed: Mapping[Node, int] = MappingProxyType({})) -> None:
         """Drop the values that no operation beyond `index` takes in.
@@ -101,6 +104,11 @@ class Graph(NamedTuple):
         """
         for node in [x for x in values if max(self.users.get(x, (0,))[-1], needed.get(x, 0)) <= index]:
             del values[node]
+
+
+def _given(operation: Operation) -> dict[str, Any]:
+    """What an operation is told beside its inputs."""
+    return {name: value for name, value in operation.equation.params.items() if value is not None}
 
 
 def trace(apply: Callable[[Variables, Array], Array], variables: Variables, shape: tuple[int, ...]) -> Graph:

@@ -15,6 +15,26 @@ from ssdkd_jax.closed_form.graph import Graph, Node, Operation
 from ssdkd_jax.closed_form.linear import Conv, Dense, Linear
 
 Resolution = tuple[int, ...]
+BY_CHANNEL = (  # what leaves each channel to itself, where nothing is broadcast over channels
+    *(
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "max",
+        "min",
+        "neg",
+        "exp",
+        "log1p",
+        "logistic",
+        "tanh",
+        "erf",
+        "clamp",
+        "integer_pow",
+    ),
+    *("square", "sqrt", "rsqrt", "pow", "select_n", "gt", "ge", "lt", "le", "convert_element_type", "copy", "pad"),
+    *("reduce_window_max", "reduce_window_min", "reduce_window_sum", "stop_gradient"),
+)
 ACTIVATIONS = ("max", "min", "logistic", "tanh", "erf", "clamp")
 
 
@@ -33,7 +53,7 @@ class Joint(NamedTuple):
         index: of the operation that makes it.
         tails: the layers whose sum it is.
         others: what else is added.
-        before: what it goes on channel by channel: these, and what a filter of each channel takes in.
+        follows: maps whose channels it keeps, each at its place: `others`, and what filters of single channels see.
         norm: what first scales and moves it afterwards.
         active: the map behind the activation that follows.
         trunk: whether all paths to the logits pass it.
@@ -43,7 +63,7 @@ class Joint(NamedTuple):
     index: int
     tails: tuple[Tail, ...]
     others: tuple[Node, ...]
-    before: tuple[Node, ...]
+    follows: tuple[Node, ...]
     norm: Affine | None
     active: Node
     trunk: bool
@@ -73,7 +93,7 @@ def found_in(graph: Graph) -> list[Joint]:
     tails = {}
     for value, layer in layers.items():
         norm = norms.get(value) if len(graph.users.get(value, ())) == 1 else None
-        if not layer.parted and _summed(graph, end := norm.result if norm else value):
+        if not layer.by_channel and _summed(graph, end := norm.result if norm else value):
             tails[end] = Tail(layer, norm)
     made = {value: ([Tail(layer, None)], []) for value, layer in layers.items()}
     made |= {x.outputs[0]: _terms(graph, x, tails) for x in graph.operations if _adds(graph, x)}
@@ -82,25 +102,32 @@ def found_in(graph: Graph) -> list[Joint]:
     for index, operation in enumerate(graph.operations):
         value = operation.outputs[0]
         terms, others = made.get(value, ((), ()))
-        if terms and value not in inside and not _summed(graph, value):
+        alone = value in layers and layers[value].by_channel
+        if terms and value not in inside and (alone or not _summed(graph, value)):
             norm = norms.get(value)
             active, trunk = _active(graph, norm.result if norm else value), _cuts(graph, index)
-            filtered = [_map_of(graph, found, tail.layer.source) for tail in terms if tail.layer.by_channel]
-            before = (*others, *filtered)
-            found.append(Joint(value, index, tuple(terms), tuple(others), before, norm, active, trunk))
+            filtered = [_map_of(graph, found, tail.layer) for tail in terms if tail.layer.by_channel]
+            follows = (*others, *filter(None, filtered))
+            found.append(Joint(value, index, tuple(terms), tuple(others), follows, norm, active, trunk))
     return found
 
 
-def _map_of(graph: Graph, found: Sequence[Joint], node: Node) -> Node:
-    """The map, behind its activation, that a value follows from channel by channel, as behind a pool; else itself."""
-    makers, at = {x.outputs[0]: x for x in graph.operations}, node
-    actives = {joint.active for joint in found}
-    while at not in actives:
-        sources = graph.on_images(makers[at]) if at in makers else []
-        if len(sources) != 1:
-            return node
-        (at,) = sources
-    return at
+def _map_of(graph: Graph, found: Sequence[Joint], layer: Linear) -> Node | None:
+    """The map from which the input of filters of single channels follows, each channel from its own; None without."""
+    makers = {x.outputs[0]: x for x in graph.operations}
+    maps = {joint.value: joint.value for joint in found} | {joint.active: joint.value for joint in found}
+    queue, origins = [layer.source], set[Node]()
+    while queue:
+        node = queue.pop()
+        if node in maps:
+            origins.add(maps[node])
+        elif node in makers and makers[node].name in BY_CHANNEL:
+            queue.extend(graph.on_images(makers[node]))
+        else:
+            return None
+    (origin, *others) = origins
+    (channels,) = (joint.channels for joint in found if joint.value == origin)
+    return None if others or channels != layer.source.shape[layer.layout.lhs[1]] else origin
 
 
 def streams(found: Sequence[Joint]) -> dict[Node, Node]:
@@ -108,7 +135,7 @@ def streams(found: Sequence[Joint]) -> dict[Node, Node]:
     begun: dict[Node, Node] = {}
     actives = {joint.active: joint.value for joint in found}
     for joint in sorted(found, key=lambda joint: joint.index):
-        before = [begun.get(actives.get(node, node)) for node in joint.before]
+        before = [begun.get(actives.get(node, node)) for node in joint.follows]
         begun[joint.value] = next((x for x in before if x), joint.value)
     return begun
 

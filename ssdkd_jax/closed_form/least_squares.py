@@ -9,6 +9,7 @@ import numpy as np
 import scipy.linalg
 
 RIDGES = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # in units of the mean variance of what is seen
+ROUNDING = 1e-7  # of what is seen; the variance of a constant is of that size, and may be negative
 LARGE = 1500  # unknowns for an output, from which each ridge takes seconds
 
 
@@ -47,16 +48,20 @@ class Moments(NamedTuple):
 
 
 def moments(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
-    """Of (seen [R, c], wanted [R, d]), in parts; products in float32, about the first part's means, sums in float64."""
+    """Of (seen [R, c], wanted [R, d]), in parts; products in float32, about the first part's means, sums in float64.
+
+    Axes before these are those of problems side by side, and stand first in the moments, too.
+    """
     found, about = None, np.zeros(0, np.float32)
     for seen, wanted in parts:
-        both = np.concatenate([seen, wanted], 1, dtype=np.float32)
-        about = about if about.size else both.mean(0)
-        both -= about
-        part = Moments(len(both), both.mean(0, dtype=np.float64), (both.T @ both) / len(both), seen.shape[1])
+        both = np.concatenate([seen, wanted], -1, dtype=np.float32)
+        about = about if about.size else both.mean(-2)
+        both -= about[..., None, :]
+        rows, square = both.shape[-2], both.swapaxes(-2, -1) @ both
+        part = Moments(rows, both.mean(-2, dtype=np.float64), square / rows, seen.shape[-1])
         found = found + part if found else part
     mean = found.mean + about
-    square = found.square + np.outer(found.mean, about) + np.outer(about, mean)
+    square = found.square + found.mean[..., None] * about[..., None, :] + about[..., None] * mean[..., None, :]
     return found._replace(mean=mean, square=square)
 
 
@@ -69,7 +74,7 @@ def solve(known: Moments, ridge: float, intercept: bool = True) -> tuple[np.ndar
     """
     gram, cross, _ = known.centred(intercept)
     c = known.inputs
-    unit = np.trace(gram) / c + np.finfo(np.float32).tiny
+    unit = max(np.trace(gram), ROUNDING * np.trace(known.square[:c, :c])) / c + np.finfo(np.float32).tiny
     while True:
         try:
             factor = scipy.linalg.cho_factor(gram + ridge * unit * np.eye(c))

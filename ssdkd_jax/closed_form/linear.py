@@ -41,7 +41,7 @@ class Conv(NamedTuple):
         strides, dilation, padding: of each.
         lhs, out: the axes of its input and output.
         rhs: those of its kernel: out, in, height, width.
-        groups: into how many its channels are parted, each of which sees itself alone.
+        by_channel: whether each channel has a filter of its own, which sees that channel alone.
     """
 
     kernel: tuple[int, int]
@@ -51,7 +51,7 @@ class Conv(NamedTuple):
     lhs: tuple[int, ...]
     out: tuple[int, ...]
     rhs: tuple[int, ...]
-    groups: int = 1
+    by_channel: bool = False
 
     def seen(self, inputs: Array, places: Places) -> np.ndarray:
         """What it sees where it makes the pixels `places`: [R, kh kw c]."""
@@ -70,25 +70,14 @@ class Conv(NamedTuple):
         return outputs.transpose(batch, height, width, channel)
 
     def arranged(self, matrix: np.ndarray) -> np.ndarray:
-        """[kh kw c, d] as its kernel; of grouped channels, what each group sees of itself."""
-        kernel = np.concatenate([matrix[np.ix_(*part)] for part in self.parts(*matrix.shape)], 1)
-        kernel = kernel.reshape(*self.kernel, -1, matrix.shape[1])
+        """[kh kw c, d] as its kernel; [kh kw, d] of filters of single channels."""
+        kernel = matrix.reshape(*self.kernel, -1, matrix.shape[1])
         return kernel.transpose(np.argsort([self.rhs[i] for i in (2, 3, 1, 0)]))
 
     def matrix(self, kernel: np.ndarray) -> np.ndarray:
-        """Its kernel as [kh kw c, d], with zeros between groups."""
+        """Its kernel as [kh kw c, d]; [kh kw, d] of filters of single channels."""
         out, inner, height, width = self.rhs
-        rows = kernel.transpose(height, width, inner, out).reshape(-1, kernel.shape[out])
-        matrix = np.zeros((len(rows) * self.groups, rows.shape[1]), rows.dtype)
-        for part in self.parts(*matrix.shape):
-            matrix[np.ix_(*part)] = rows[:, part[1]]
-        return matrix
-
-    def parts(self, inputs: int, outputs: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Which rows of its matrix belong to which columns, a pair for each group."""
-        rows = np.arange(inputs).reshape(self.kernel[0] * self.kernel[1], self.groups, -1)
-        columns = np.arange(outputs).reshape(self.groups, -1)
-        return [(rows[:, group].ravel(), columns[group]) for group in range(self.groups)]
+        return kernel.transpose(height, width, inner, out).reshape(-1, kernel.shape[out])
 
     def axis(self) -> int:
         """Of the channels in its output."""
@@ -147,21 +136,9 @@ class Linear(NamedTuple):
     layout: Conv | Dense
 
     @property
-    def parted(self) -> bool:
-        """Whether its channels are parted into groups."""
-        return isinstance(self.layout, Conv) and self.layout.groups > 1
-
-    @property
-    def inputs(self) -> int:
-        """How many numbers it sees where it makes a pixel."""
-        size = self.order.size // self.result.shape[self.layout.axis()]
-        return size * self.layout.groups if isinstance(self.layout, Conv) else size
-
-    @property
     def by_channel(self) -> bool:
         """Whether each channel that it makes sees one of its input's alone, the one at its own place."""
-        channels = self.result.shape[self.layout.axis()]
-        return isinstance(self.layout, Conv) and self.layout.groups == channels == self.source.shape[self.layout.lhs[1]]
+        return isinstance(self.layout, Conv) and self.layout.by_channel
 
     def matrix(self, leaves: Mapping[str, Array]) -> np.ndarray:
         """Its kernel as [inputs, outputs]."""
@@ -203,13 +180,15 @@ def linear(graph: Graph, operation: Operation) -> Linear | None:
 def _conv(graph: Graph, operation: Operation) -> Conv | None:
     p, (x, kernel) = operation.equation.params, operation.inputs
     spec = p["dimension_numbers"]
-    plain = p["batch_group_count"] == 1 and set(p["lhs_dilation"]) == {1}
+    groups, outputs = p["feature_group_count"], operation.outputs[0].shape[spec.out_spec[1]]
+    by_channel = groups == outputs == x.shape[spec.lhs_spec[1]] and groups > 1
+    plain = p["batch_group_count"] == 1 and set(p["lhs_dilation"]) == {1} and (groups == 1 or by_channel)
     if not plain or len(x.shape) != 4 or kernel not in graph.weights or x in graph.weights:
         return None
     size = tuple(kernel.shape[axis] for axis in spec.rhs_spec[2:])
     lhs, rhs, out = (tuple(axes) for axes in (spec.lhs_spec, spec.rhs_spec, spec.out_spec))
     reads = (tuple(p[name]) for name in ("window_strides", "rhs_dilation", "padding"))
-    return Conv(size, *reads, lhs, out, rhs, p["feature_group_count"])
+    return Conv(size, *reads, lhs, out, rhs, by_channel)
 
 
 def _dense(graph: Graph, operation: Operation) -> Dense | None:

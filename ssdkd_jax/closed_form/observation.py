@@ -62,11 +62,7 @@ def observe(
     rows = jax.device_get(jax.jit(partial(_rows, graph, wanted))(leaves, images))
     layers = linear.found_in(graph)
     return [
-        Seen(
-            *of_joint,
-            *_norm(graph, leaves, joint),
-            _weights(graph, leaves, layers, joint),
-        )
+        Seen(*of_joint, *_norm(graph, leaves, joint), _weights(graph, leaves, layers, joint))
         for (joint, _), of_joint in zip(wanted, rows, strict=True)
     ]
 
@@ -103,7 +99,7 @@ def _weights(graph: Graph, leaves: Mapping[str, Array], layers: Mapping[Node, Li
         for index in set(graph.users.get(queue.pop(), ())) - done:
             done.add(index)
             made = graph.operations[index].outputs
-            if made[0] not in layers:
+            if made[0] not in layers or layers[made[0]].by_channel:
                 queue.extend(made)
                 continue
             power = np.square(layers[made[0]].matrix(leaves)).sum(1)

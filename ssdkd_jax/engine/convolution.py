@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -12,21 +13,26 @@ from jax import lax
 
 from ssdkd_jax.types import Array
 
+TAPS = 25  # of a filter at most; each is a product of its own
+DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+Pads = Sequence[tuple[int, int]]
+
 
 def convolve(
     lhs: Array,
     rhs: Array,
     window_strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    padding: str | Pads,
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
     dimension_numbers: Any = None,
     feature_group_count: int = 1,
+    batch_group_count: int = 1,
     **others: Any,
 ) -> Array:
     """`jax.lax.conv_general_dilated`; of images with one filter a channel, on a CPU, the sum of shifted products.
 
-    Nine times as fast there for 3x3 filters, gradient included. Ours.
+    That is nine times as fast for 3x3 filters, gradient included (two cores, jax 0.10.2). Ours.
 
     >>> import jax
     >>> x, filters = jnp.ones((1, 4, 8, 8)), jnp.ones((4, 1, 3, 3))
@@ -41,26 +47,36 @@ def convolve(
         rhs_dilation=rhs_dilation,
         dimension_numbers=dimension_numbers,
         feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
         **others,
     )
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     channels = {lhs.shape[numbers.lhs_spec[1]], rhs.shape[numbers.rhs_spec[0]], feature_group_count}
-    dilated = lhs_dilation is not None and set(lhs_dilation) != {1}
-    if feature_group_count == 1 or len(channels) > 1 or dilated or lhs.ndim != 4:
+    plain = (
+        batch_group_count == 1 and set(lhs_dilation or (1,)) == {1} and not any(x is not None for x in others.values())
+    )
+    if lhs.ndim != 4 or feature_group_count == 1 or len(channels) > 1 or not plain:
         return whole(lhs, rhs)
-    here = partial(shifted, strides=window_strides, padding=padding, dilation=rhs_dilation or (1, 1), numbers=numbers)
-    return lax.platform_dependent(lhs, rhs, cpu=here, default=whole)
+    size, dilation = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]], tuple(rhs_dilation or (1, 1))
+    reach = [d * (taps - 1) + 1 for d, taps in zip(dilation, size, strict=True)]
+    pixels = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
+    pads = lax.padtype_to_pads(pixels, reach, window_strides, padding) if isinstance(padding, str) else padding
+    inside = all(sum(pad) + n >= r and min(pad) >= 0 for pad, n, r in zip(pads, pixels, reach, strict=True))
+    if not inside or math.prod(size) > TAPS or lhs.dtype not in DTYPES or rhs.dtype != lhs.dtype:
+        return whole(lhs, rhs)
+    on_cpu = partial(shifted, strides=window_strides, pads=pads, dilation=dilation, numbers=numbers)
+    return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=whole)
 
 
 def shifted(
     lhs: Array,
     rhs: Array,
     strides: Sequence[int],
-    padding: str | Sequence[tuple[int, int]],
+    pads: Pads,
     dilation: Sequence[int],
     numbers: lax.ConvDimensionNumbers,
 ) -> Array:
-    """The convolution of each channel with its own filter, tap by tap.
+    """The convolution of each channel with its own filter, tap by tap; summed in float32.
 
     Args:
         lhs: images, their axes as `numbers` say.
@@ -68,23 +84,21 @@ def shifted(
     """
     batch, channel, *spatial = numbers.lhs_spec
     filters = jnp.transpose(rhs, (*numbers.rhs_spec[2:], *numbers.rhs_spec[:2]))[..., 0].astype(jnp.float32)
-    reach = [d * (size - 1) + 1 for d, size in zip(dilation, filters.shape, strict=False)]
-    sizes = [lhs.shape[axis] for axis in spatial]
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(sizes, reach, strides, padding)
-    pads = [(0, 0)] * 4
-    for axis, pad in zip(spatial, padding, strict=True):
-        pads[axis] = tuple(pad)
-    x, total = jnp.pad(lhs, pads), jnp.zeros((), jnp.float32)
-    for row, column in np.ndindex(*filters.shape[:2]):
+    widths = [(0, 0)] * 4
+    for axis, pad in zip(spatial, pads, strict=True):
+        widths[axis] = tuple(pad)
+    x, total = jnp.pad(lhs, widths), jnp.zeros((), jnp.float32)
+    for tap in np.ndindex(*filters.shape[:2]):
         begin, end, step = [0] * 4, list(x.shape), [1] * 4
-        for axis, at, d, stride, far in zip(spatial, (row, column), dilation, strides, reach, strict=True):
-            begin[axis], end[axis], step[axis] = at * d, x.shape[axis] - far + at * d + 1, stride
-        total = total + lax.slice(x, begin, end, step) * _beside(filters[row, column], lhs, batch, channel)
-    return jnp.transpose(total, _moved(numbers)).astype(lhs.dtype)
+        for i, axis in enumerate(spatial):
+            begin[axis], step[axis] = tap[i] * dilation[i], strides[i]
+            end[axis] -= (filters.shape[i] - 1 - tap[i]) * dilation[i]
+        seen = lax.slice(x, begin, end, step).astype(jnp.float32)
+        total = total + seen * _per_channel(filters[tap], lhs, batch, channel)
+    return jnp.transpose(total, _output_axes(numbers)).astype(lhs.dtype)
 
 
-def _beside(weights: Array, lhs: Array, batch: int, channel: int) -> Array:
+def _per_channel(weights: Array, lhs: Array, batch: int, channel: int) -> Array:
     """Numbers of each channel, to multiply images by.
 
     They are copied for each image: their gradient is then summed over pixels first, which XLA does fast.
@@ -95,7 +109,7 @@ def _beside(weights: Array, lhs: Array, batch: int, channel: int) -> Array:
     return (of_images if batch < channel else of_images.T).reshape(shape)
 
 
-def _moved(numbers: lax.ConvDimensionNumbers) -> list[int]:
+def _output_axes(numbers: lax.ConvDimensionNumbers) -> list[int]:
     """The axes of the images in the order in which those of the outcome stand."""
     order = [0] * 4
     for source, target in zip(numbers.lhs_spec, numbers.out_spec, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ class Pending(NamedTuple):
         return self.executable.result()(*arguments)
 
 
-def compile_aside(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable]:
+def compile_aside(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[Callable | Repeat]:
     """Begin to compile (program, example arguments or their shapes) pairs, in this order, and return at once.
 
     The results take arguments of exactly those shapes, and so never compile again. With several
@@ -117,29 +117,60 @@ def compile_aside(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[C
     """
     if jax.process_count() > 1:
         return [program for program, _ in programs]
-    pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))  # XLA shares out the work on one program itself
-    begun = []
-    for program, arguments in programs:
-        lowered = (program.dispatch if isinstance(program, Repeat) else program).lower(*arguments)
-        pending = Pending(pool.submit(lowered.compile))
-        repeated = isinstance(program, Repeat)
-        begun.append(program._replace(dispatch=program.dispatch.compiled(pending)) if repeated else pending)
-    pool.shutdown(wait=False)
+    pool = ThreadPoolExecutor(max(1, processors() // 2))  # XLA shares one program out to about two
+    begun: list[Callable | Repeat] = []
+    try:
+        for program, arguments in programs:
+            if isinstance(program, Repeat):
+                pending = Pending(pool.submit(program.dispatch.lower(*arguments).compile))
+                begun.append(program._replace(dispatch=program.dispatch.compiled(pending)))
+            else:
+                begun.append(Pending(pool.submit(program.lower(*arguments).compile)))
+    except BaseException:
+        cancel(begun)
+        raise
+    finally:
+        pool.shutdown(wait=False)
     return begun
 
 
-def wait(programs: Sequence[Callable | Repeat]) -> list[Callable]:
-    """The same programs once they are compiled; an error of XLA's passes through."""
-    return [
-        program._replace(dispatch=program.dispatch.compiled(_finished(program.dispatch.many)))
-        if isinstance(program, Repeat)
-        else _finished(program)
-        for program in programs
-    ]
+def processors() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _finished(program: Callable) -> Callable:
-    return program.executable.result() if isinstance(program, Pending) else program
+def wait(programs: Sequence[Callable | Repeat], others: Sequence[Callable | Repeat] = ()) -> list[Callable | Repeat]:
+    """The same programs once they are compiled.
+
+    An error of XLA's passes through; one of `others` does, too, as far as they are known to be compiled by then.
+    """
+    for pending in _pending(others):
+        if pending.executable.done():
+            pending.executable.result()
+    for pending in _pending(programs):
+        pending.executable.result()
+    return [_finished(program) for program in programs]
+
+
+def cancel(programs: Sequence[Callable | Repeat]) -> None:
+    """Compile none that is not begun: the process could not end before."""
+    for pending in _pending(programs):
+        pending.executable.cancel()
+
+
+def _pending(programs: Sequence[Callable | Repeat]) -> Iterator[Pending]:
+    for program in programs:
+        many = getattr(program.dispatch, "many", None) if isinstance(program, Repeat) else program
+        if isinstance(many, Pending):
+            yield many
+
+
+def _finished(program: Callable | Repeat) -> Callable | Repeat:
+    for pending in _pending([program]):
+        executable = pending.executable.result()
+        repeated = isinstance(program, Repeat)
+        return program._replace(dispatch=program.dispatch.compiled(executable)) if repeated else executable
+    return program
 
 
 def fetch(history: list[Any]) -> dict[str, np.ndarray]:

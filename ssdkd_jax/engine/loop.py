@@ -145,7 +145,7 @@ def guarded_distill(method: Method, student_step: StudentStep) -> RoundStep:
 def compile_round(
     method: Method, student_step: StudentStep, plan: Plan, state: TrainState, teacher: Variables
 ) -> Programs:
-    """Begin to compile the four programs of a round for a state placed on the devices; a call waits for its own."""
+    """Begin to compile the four programs of a round for a state placed on the devices; `run` waits for what is due."""
     programs = round_programs(method, student_step, plan)
     work = jax.eval_shape(programs.begin, state)
     arguments = Programs(
@@ -159,10 +159,9 @@ def compile_round(
 
 def round_programs(method: Method, student_step: StudentStep, plan: Plan) -> Programs:
     """The four programs of a round, each compiled at its first call."""
-    invert = guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS)
     return Programs(
         begin=parallel.pmap(begin(method)),
-        invert=dispatch.repeat(invert, method.synthesis.steps),
+        invert=dispatch.repeat(guard.skipping(method.synthesis.step, INVERSION, parallel.AXIS), method.synthesis.steps),
         finish=parallel.pmap(finish(method), donate=(0,)),
         distill=dispatch.repeat(guarded_distill(method, student_step), plan.distill_steps),
     )
@@ -226,8 +225,9 @@ def run(
     at = position(state)
     while not (stopped or at.finished(plan)):
         due, asked = at.due(plan), hosts.rarely(stop)
+        needed, rest = (programs[:3], programs[3:]) if due.synthesis else (programs[3:], programs[:3])
         with clock("compilation"):
-            dispatch.wait(programs[:3] if due.synthesis else programs[3:])
+            dispatch.wait(needed, rest)
         if due.synthesis:
             with clock("synthesis"):
                 state, metrics = synthesize(programs, state, teacher, asked)

@@ -2,10 +2,12 @@
 
 The newest student takes the place of the kept one, unless it is clearly worse. Images that are made to be hard for a
 student are harder for it than for another. So both answer fresh images made against the newest, and where the kept one
-does better there, as many made against that.
+does better on these, as many that are made against the kept one.
 """
 
 from __future__ import annotations
+
+import math
 
 from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.run.indicators import Fresh
@@ -29,7 +31,7 @@ def keep_better(
     Args:
         fresh: see `indicators`.
         student: the newest one, as it is judged.
-        batches: of fresh images against each.
+        batches: of fresh images, made against one student.
         first: no student has been kept so far; the newest is, whatever it answers.
     """
     both = (student,) if first else (student, state.snapshot)
@@ -38,6 +40,6 @@ def keep_better(
         opposed = state.replace(student=state.student.replace(variables=state.snapshot))
         again = fresh(programs, opposed, teacher, both, batches)
         new_kl, kept_kl = (a["fresh_kl"] + b["fresh_kl"] for a, b in zip((new, *kept), again, strict=True))
-        if not new_kl <= CLEARLY * kept_kl:
+        if not new_kl <= CLEARLY * kept_kl and math.isfinite(kept_kl):
             return state, False, new
     return state.replace(snapshot=parallel.copied(student)), True, new

@@ -21,7 +21,7 @@ Shape = tuple[int, int, int]
 KINDS = 7
 LEAVES = 40
 STROKES, CORNERS = 3, 16
-PEN = (math.log(0.05), math.log(0.2))
+PEN = (math.log(0.05), math.log(0.2))  # of a pen's width and softness, where an image is 2 wide
 
 
 def source(count: int, shape: Shape) -> Source:
