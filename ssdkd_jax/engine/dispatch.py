@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -156,6 +157,15 @@ def cancel(programs: Sequence[Callable | Repeat]) -> None:
     """Compile none that is not begun: the process could not end before."""
     for pending in _pending(programs):
         pending.executable.cancel()
+
+
+@contextlib.contextmanager
+def cancelling(programs: Sequence[Callable | Repeat]) -> Iterator[None]:
+    """`cancel` at the end, whatever ends it."""
+    try:
+        yield
+    finally:
+        cancel(programs)
 
 
 def _pending(programs: Sequence[Callable | Repeat]) -> Iterator[Pending]:

@@ -112,8 +112,7 @@ def distil(
 
     evaluated = evaluator(config, job, teacher, judges, programs, distilled, clock, board)
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
-    with contextlib.closing(board), contextlib.closing(saver), bar as advance, contextlib.ExitStack() as at_end:
-        at_end.callback(dispatch.cancel, programs)
+    with contextlib.closing(board), contextlib.closing(saver), dispatch.cancelling(programs), bar as advance:
 
         def on_round(rounds: int, state: TrainState, metrics: dict[str, float]) -> TrainState:
             note["begun"] = {}
