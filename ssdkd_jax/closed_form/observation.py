@@ -14,7 +14,7 @@ from ssdkd_jax.closed_form import joints, linear
 from ssdkd_jax.closed_form.graph import Graph, Node
 from ssdkd_jax.closed_form.joints import Joint, Resolution
 from ssdkd_jax.closed_form.least_squares import pick
-from ssdkd_jax.closed_form.linear import Linear, Places
+from ssdkd_jax.closed_form.linear import Conv, Dense, Linear, Places
 from ssdkd_jax.types import Array
 
 ROWS, CHOICE = 20_000, 8000  # pixels of a least-squares problem, and of the choice of channels
@@ -59,27 +59,31 @@ def observe(
     graph: Graph, leaves: Mapping[str, Array], images: Array, wanted: Sequence[tuple[Joint, Resolution]]
 ) -> list[Seen]:
     """What these maps of the teacher are on these images, brought to these resolutions."""
-    rows = jax.device_get(jax.jit(partial(_rows, graph, wanted))(leaves, images))
+    maps = {(node, at): joint.layout for joint, at in wanted for node in (joint.value, joint.active)}
+    rows = dict(zip(maps, jax.device_get(jax.jit(partial(_rows, graph, maps))(leaves, images)), strict=True))
     layers = linear.found_in(graph)
     return [
-        Seen(*of_joint, *_norm(graph, leaves, joint), _weights(graph, leaves, layers, joint))
-        for (joint, _), of_joint in zip(wanted, rows, strict=True)
+        Seen(
+            rows[joint.value, at],
+            rows[joint.active, at],
+            *_norm(graph, leaves, joint),
+            _weights(graph, leaves, layers, joint),
+        )
+        for joint, at in wanted
     ]
 
 
 def _rows(
-    graph: Graph, wanted: Sequence[tuple[Joint, Resolution]], leaves: Mapping[str, Array], images: Array
-) -> list[tuple[Array, Array]]:
-    """Of each map at some of its pixels: itself, and what is behind its activation, [R, d]."""
+    graph: Graph, maps: Mapping[tuple[Node, Resolution], Conv | Dense], leaves: Mapping[str, Array], images: Array
+) -> list[Array]:
+    """Of each map, which lies as its layout says, some of the pixels at a resolution: [R, d]."""
     values = {graph.images: images}
     for operation in graph.operations:
         graph.run(operation, leaves, values)
-
-    def taken(joint: Joint, node: Node, resolution: Resolution) -> Array:
-        x = resized(joint.layout.last(values[node]), resolution)
-        return linear.taken(x, places(resolution, len(images)))
-
-    return [(taken(joint, joint.value, at), taken(joint, joint.active, at)) for joint, at in wanted]
+    return [
+        linear.taken(resized(layout.last(values[node]), at), places(at, len(images)))
+        for (node, at), layout in maps.items()
+    ]
 
 
 def _norm(graph: Graph, leaves: Mapping[str, Array], joint: Joint) -> tuple[np.ndarray | None, ...]:
