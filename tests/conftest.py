@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssdkd_jax.engine import loop, parallel
+from ssdkd_jax.engine import dispatch, loop, parallel
 
 gc.set_threshold(100_000)  # programs are many objects that stay, and are looked through at each collection
 
@@ -92,5 +92,6 @@ def compiled(teacher_variables):
     job = tiny.job(tiny.make_config(), teacher_variables)
     state = tiny.first_state(job)
     teacher = parallel.to_devices(teacher_variables)
-    programs = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
+    begun = loop.compile_round(job.method, job.step, job.plan, parallel.to_devices(state), teacher)
+    programs = loop.Programs(*dispatch.wait(begun))
     return job, programs, jax.tree.map(np.asarray, state), teacher
