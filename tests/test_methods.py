@@ -253,6 +253,15 @@ def test_given_images_fill_the_buffer_and_are_no_constant_of_a_program(teacher_v
     np.testing.assert_array_equal(buffer.index.label, np.zeros(len(images)))
 
 
+def test_given_images_are_shown_with_what_the_teacher_sees_in_them(teacher_variables):
+    job, images = job_of("real_small", teacher_variables, axis=None), given_images()
+    shown = jax.jit(job.method.preview)(tiny.first_state(job).method, teacher_variables, jax.random.key(0))
+    assert {x.tobytes() for x in np.asarray(shown.images)} <= {x.tobytes() for x in images}
+    p = np.asarray(jax.nn.softmax(job.teacher.apply(teacher_variables, shown.images / jnp.float32(255))))
+    np.testing.assert_array_equal(shown.label, p.argmax(-1))
+    np.testing.assert_allclose(shown.confidence, p.max(-1), rtol=1e-5)
+
+
 def rounds(name, variables, upto, folder=None):
     """(host state, metrics of each round, programs compiled by its end), from and to a checkpoint in `folder`."""
     job = job_of(name, variables)

@@ -15,6 +15,7 @@ from ssdkd_jax.closed_form.graph import Graph, Node
 from ssdkd_jax.closed_form.joints import Joint, Resolution
 from ssdkd_jax.closed_form.least_squares import pick
 from ssdkd_jax.closed_form.linear import Conv, Dense, Linear, Places
+from ssdkd_jax.engine import parallel
 from ssdkd_jax.types import Array
 
 ROWS, CHOICE = 20_000, 8000  # pixels of a least-squares problem, and of the choice of channels
@@ -60,7 +61,7 @@ def observe(
 ) -> list[Seen]:
     """What these maps of the teacher are on these images, brought to these resolutions."""
     maps = {(node, at): joint.layout for joint, at in wanted for node in (joint.value, joint.active)}
-    rows = dict(zip(maps, jax.device_get(jax.jit(partial(_rows, graph, maps))(leaves, images)), strict=True))
+    rows = dict(zip(maps, jax.device_get(parallel.quick_jit(partial(_rows, graph, maps))(leaves, images)), strict=True))
     layers = linear.found_in(graph)
     return [
         Seen(

@@ -93,7 +93,7 @@ def make_preview(problem: Problem) -> Callable[[pool.State, Variables, Key], Pre
 
     def preview(state: pool.State, teacher_variables: Variables, key: Key) -> Preview:
         slots = jax.random.randint(key, (unstored.previewed(axis),), 0, state.buffer.index.label.shape[0], jnp.int32)
-        images = replay_buffer.take(state.buffer, slots, axis).images
-        return unstored.preview(problem, teacher_variables, augment.to_float(images))
+        images = augment.to_float(replay_buffer.take(state.buffer, slots, axis).images)
+        return unstored.preview(problem.task, images, problem.teacher.apply(teacher_variables, images))
 
     return preview
