@@ -72,12 +72,13 @@ def test_the_temperature_follows_the_logits_scale():
             lambda w, x: x.reshape(len(x), -1) @ w, scale * images, image_shape=(8, 8, 1)
         )
         scales.append(rules.logit_scale(teacher))
-        assert ssdkd_jax.default_config(teacher, "wrn10_1").student.temperature == max(4.0, scales[-1])
+        assert ssdkd_jax.default_config(teacher, "wrn10_1").student.temperature == max(12.0, scales[-1])
     np.testing.assert_allclose(scales[1], 30 * scales[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("flops", "candidates", "rounds"), [(1e5, 4, 60), (6e7, 2, 25), (1e9, 1, 25), (np.nan, 1, 25), (0.0, 1, 25)]
+    ("flops", "candidates", "rounds"),
+    [(1e5, 4, 60), (8e6, 2, 60), (1.1e7, 1, 56), (1e9, 1, 25), (np.nan, 1, 25), (0.0, 1, 25)],
 )
 def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatch, flops, candidates, rounds):
     weights = jax.random.normal(jax.random.key(0), (64, 3))
@@ -86,6 +87,14 @@ def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatc
     config = ssdkd_jax.default_config(teacher, "wrn10_1")
     assert (config.procedural.candidates, config.schedule.rounds) == (candidates, rounds)
     assert config.schedule.evaluate_every == rounds // 5
+
+
+@pytest.mark.parametrize(("flops", "steps"), [(1e5, 50), (1.2e7, 40), (1e9, 30), (np.nan, 30)])
+def test_cheap_networks_get_more_steps_where_images_are_inverted(monkeypatch, teacher, flops, steps):
+    monkeypatch.setattr(rules.models, "flops", lambda *_: flops)
+    config = ssdkd_jax.default_config(teacher, "wrn10_1")
+    assert config.schedule.distill_steps == steps  # on 128 images, in 20 rounds
+    assert config.method.name == "ssdkd"
 
 
 def test_adam_takes_the_same_steps_whatever_the_losss_scale():

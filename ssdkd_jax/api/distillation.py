@@ -100,7 +100,7 @@ def distill(
         student: a name of the zoo, such as 'wrn10_1'; a number between 0 and 1: its teacher's own network with that
             share of its channels, see `models.shares`; or a flax module, linen or NNX.
         config: a ConfigDict (`ssdkd_jax.config.default()` and the files of configs/ make such); the name of a method,
-            one of `ssdkd_jax.presets.PRESETS`; or None, which follows seven rules, see `ssdkd_jax.default_config`.
+            one of `ssdkd_jax.presets.PRESETS`; or None, which follows eight rules, see `ssdkd_jax.default_config`.
         task: 'classification' or 'segmentation'; None: as the config says.
         seed: decides the whole run, but for the weights with which an NNX student comes; None: as the config says, 0.
         rounds: of synthesis, in all; None: as the config says. Where they are no more than `schedule.warmup`, all but

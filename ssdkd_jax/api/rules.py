@@ -1,13 +1,14 @@
-"""The config of a run of which nothing is known but its two networks; seven rules, ours.
+"""The config of a run of which nothing is known but its two networks; eight rules, ours.
 
 | what | rule |
 |---|---|
 | batch | 64 images, or the next multiple of the devices |
 | generator | starts from 4 to 8 pixels a side, and doubles; a latent of at least twice the classes |
 | classes | their student starts from its teacher and learns by Adam, from blended and procedural images, too |
+| temperature | at least 12, and the scale of the logits, so that all of them are matched, not the largest alone |
 | BatchNorm | hints are on for pixels, and for a method that is named, where both networks have one at a resolution |
-| no BatchNorm | such a teacher is distilled on procedural images alone, its temperature the logits' scale |
-| no BatchNorm, cheap networks | more steps, and each procedural image is the best of up to four |
+| no BatchNorm | such a teacher is distilled on procedural images alone |
+| cheap networks | more steps; without BatchNorm, then, each procedural image is the best of up to four |
 | mirroring | off, since of digits, letters and signs a mirror image is another thing |
 """
 
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
-CHOICE_FLOPS, CANDIDATES = 1.25e8, (1, 4)  # that the choice of a procedural image may take; from how many
-STUDENT_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
-LOOKED_AT = 64  # images, for the scale of a teacher's logits
+PROCEDURAL_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
+CANDIDATES = (1, 4)  # of which a procedural image is chosen
+INVERTED_FLOPS, INVERTED_STEPS = 5e12, (30, 50)  # of all steps where images are inverted, too; steps of a round
+LOOKED_AT, SOFT = 64, 12.0  # images, for the scale of a teacher's logits; the least temperature
 
 
 def default_config(
@@ -44,7 +46,7 @@ def default_config(
     """The config that `distill` follows where none is given.
 
     Args:
-        method: one of `ssdkd_jax.presets.PRESETS`, in the place of what three rules choose for such networks.
+        method: one of `ssdkd_jax.presets.PRESETS`, in the place of what four rules choose for such networks.
     """
     network = students.bound(student, teacher, axis=None)
     config = config_for(teacher.inputs, teacher.network, network)
@@ -53,8 +55,9 @@ def default_config(
         return presets.apply(config, method)
     if task == "classification":
         from_teacher(config)
-        if not has_batch_norm(teacher.variables):
-            without_batch_norm(config, teacher, network)
+        config.student.temperature = max(SOFT, logit_scale(teacher))
+        spend = on_inverted if has_batch_norm(teacher.variables) else on_procedural
+        spend(config, *flops(teacher, network))
     return config
 
 
@@ -81,27 +84,47 @@ def config_for(inputs: Inputs, teacher: Network, student: Network) -> ConfigDict
 
 def from_teacher(config: ConfigDict) -> None:
     """Change a config for a student that starts from its teacher: it is good before its first step."""
-    config.student.update(start="teacher", optimiser="adam", lr=0.003, regression=0.0, procedural=config.student.batch)
+    config.student.update(start="teacher", optimiser="adam", lr=0.006, regression=0.0, procedural=config.student.batch)
     config.views.mixup = 0.5
     config.synthesis.update(inner_steps=12, adv=1.0, class_code=2.0)
 
 
-def without_batch_norm(config: ConfigDict, teacher: Teacher, student: Network) -> None:
-    """Change a config for a teacher without BatchNorm, whose inverted images mislead a student."""
+def on_inverted(config: ConfigDict, of_teacher: float, of_student: float) -> None:
+    """Change a config for a teacher with BatchNorm.
+
+    Args:
+        of_teacher, of_student: FLOPs of an image.
+    """
+    teaching = config.schedule.rounds - config.schedule.warmup
+    of_steps = teaching * (config.student.batch + config.student.procedural) * (of_teacher + 3 * of_student)
+    config.schedule.distill_steps = affordable(INVERTED_FLOPS, of_steps, INVERTED_STEPS)
+
+
+def on_procedural(config: ConfigDict, of_teacher: float, of_student: float) -> None:
+    """Change a config for a teacher without BatchNorm, whose inverted images mislead a student.
+
+    Args:
+        of_teacher, of_student: as of `on_inverted`.
+    """
     presets.apply(config, "procedural")
-    config.student.update(procedural=0, temperature=max(config.student.temperature, logit_scale(teacher)))
-    of_teacher = models.flops(teacher.network, teacher.variables, teacher.image_shape)
-    of_student = models.flops(student, jax.eval_shape(student.init, jax.random.key(0)), teacher.image_shape)
-    config.procedural.candidates = candidates = affordable(CHOICE_FLOPS, of_teacher, CANDIDATES)
-    of_round = STEPS * config.student.batch * (candidates * of_teacher + 3 * of_student)
-    rounds = affordable(STUDENT_FLOPS, of_round, ROUNDS)
+    config.student.procedural = 0
+    of_round = STEPS * config.student.batch * (of_teacher + 3 * of_student)
+    rounds = affordable(PROCEDURAL_FLOPS, of_round, ROUNDS)
+    of_choice = of_teacher + (PROCEDURAL_FLOPS / rounds - of_round) / (STEPS * config.student.batch)
+    config.procedural.candidates = affordable(of_choice, of_teacher, CANDIDATES)
     config.schedule.update(rounds=rounds, distill_steps=STEPS, evaluate_every=rounds // 5)
+
+
+def flops(teacher: Teacher, student: Network) -> tuple[float, float]:
+    """What an image takes of each of the two networks."""
+    of_student = models.flops(student, jax.eval_shape(student.init, jax.random.key(0)), teacher.image_shape)
+    return models.flops(teacher.network, teacher.variables, teacher.image_shape), of_student
 
 
 def affordable(flops: float, each: float, bounds: tuple[int, int]) -> int:
     """How many can be had for so many FLOPs, within the bounds; the lower one where it is not known what one takes."""
     low, high = bounds
-    return int(min(max(flops / each, low), high)) if each > 0 else low
+    return int(min(max(low, flops / each), high)) if each > 0 else low  # low, too, where it is not a number
 
 
 def logit_scale(teacher: Teacher) -> float:

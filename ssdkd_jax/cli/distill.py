@@ -3,7 +3,7 @@
     ssdkd distill --teacher=FOLDER --student=wrn10_1 --workdir=DIR
     ssdkd distill --config=configs/digits.py --workdir=runs/digits
 
-With --config, the teacher is trained first where the config names no checkpoint; without it, seven rules choose the
+With --config, the teacher is trained first where the config names no checkpoint; without it, eight rules choose the
 settings (`ssdkd_jax.default_config`), and any of them is overridden as --config.x.y=v. Real images train that teacher,
 measure accuracy, and feed a yardstick at the end; the student never sees one. Where there are none, the run does
 without.
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def chosen() -> ConfigDict:
-    """The config that is named; or that of the seven rules, with what the command line sets."""
+    """The config that is named; or that of the eight rules, with what the command line sets."""
     config = shared.before_rules()
     if not shared.without_config():
         return config
