@@ -89,7 +89,7 @@ def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatc
     assert config.schedule.evaluate_every == rounds // 5
 
 
-@pytest.mark.parametrize(("flops", "steps"), [(1e5, 50), (1.2e7, 40), (1e9, 30), (np.nan, 30)])
+@pytest.mark.parametrize(("flops", "steps"), [(1e5, 100), (4e6, 48), (1e9, 30), (np.nan, 30)])
 def test_cheap_networks_get_more_steps_where_images_are_inverted(monkeypatch, teacher, flops, steps):
     monkeypatch.setattr(rules.models, "flops", lambda *_: flops)
     config = ssdkd_jax.default_config(teacher, "wrn10_1")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
 PROCEDURAL_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
 CANDIDATES = (1, 4)  # of which a procedural image is chosen
-INVERTED_FLOPS, INVERTED_STEPS = 5e12, (30, 50)  # of all steps where images are inverted, too; steps of a round
+INVERTED_FLOPS, INVERTED_STEPS = 2e12, (30, 100)  # of all steps where images are inverted, too; steps of a round
 LOOKED_AT, SOFT = 64, 12.0  # images, for the scale of a teacher's logits; the least temperature
 
 
