@@ -89,11 +89,13 @@ def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatc
     assert config.schedule.evaluate_every == rounds // 5
 
 
-@pytest.mark.parametrize(("flops", "steps"), [(1e5, 100), (4e6, 48), (1e9, 30), (np.nan, 30)])
-def test_cheap_networks_get_more_steps_where_images_are_inverted(monkeypatch, teacher, flops, steps):
+@pytest.mark.parametrize(
+    ("flops", "steps", "rounds"), [(1e5, 100, 50), (1e6, 100, 44), (4e6, 48, 25), (1e9, 30, 25), (np.nan, 30, 25)]
+)
+def test_cheap_networks_get_more_steps_where_images_are_inverted(monkeypatch, teacher, flops, steps, rounds):
     monkeypatch.setattr(rules.models, "flops", lambda *_: flops)
     config = ssdkd_jax.default_config(teacher, "wrn10_1")
-    assert config.schedule.distill_steps == steps  # on 128 images, in 20 rounds
+    assert (config.schedule.distill_steps, config.schedule.rounds) == (steps, rounds)  # 5 of which only make images
     assert config.method.name == "ssdkd"
 
 

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
 PROCEDURAL_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
 CANDIDATES = (1, 4)  # of which a procedural image is chosen
-INVERTED_FLOPS, INVERTED_STEPS = 2e12, (30, 100)  # of all steps where images are inverted, too; steps of a round
+INVERTED_FLOPS = 2e12  # of all steps where images are inverted, too
+INVERTED_STEPS, INVERTED_ROUNDS = (30, 100), (20, 45)  # of a round; that teach
 LOOKED_AT, SOFT = 64, 12.0  # images, for the scale of a teacher's logits; the least temperature
 
 
@@ -95,9 +96,10 @@ def on_inverted(config: ConfigDict, of_teacher: float, of_student: float) -> Non
     Args:
         of_teacher, of_student: FLOPs of an image.
     """
-    teaching = config.schedule.rounds - config.schedule.warmup
-    of_steps = teaching * (config.student.batch + config.student.procedural) * (of_teacher + 3 * of_student)
-    config.schedule.distill_steps = affordable(INVERTED_FLOPS, of_steps, INVERTED_STEPS)
+    of_step = (config.student.batch + config.student.procedural) * (of_teacher + 3 * of_student)
+    steps = affordable(INVERTED_FLOPS, INVERTED_ROUNDS[0] * of_step, INVERTED_STEPS)
+    rounds = affordable(INVERTED_FLOPS, steps * of_step, INVERTED_ROUNDS)
+    config.schedule.update(rounds=config.schedule.warmup + rounds, distill_steps=steps, evaluate_every=rounds // 4)
 
 
 def on_procedural(config: ConfigDict, of_teacher: float, of_student: float) -> None:
