@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
-from ssdkd_jax import build, models
+from ssdkd_jax import build
 from ssdkd_jax import config as settings
 from ssdkd_jax.api import rules, students, synthesis
 from ssdkd_jax.api.judges import Evaluate, judge_of
@@ -202,13 +201,9 @@ def resolved(
 def compare(prepared: pipeline.Prepared) -> None:
     """Say how large the two networks are, and warn where the student is not the cheaper one."""
     teacher, job = prepared.teacher, prepared.job
-    variables = jax.eval_shape(job.network.init, jax.random.key(0))
     counted = summary.sizes(teacher, job)
     sizes = [counted[f"{one}_parameters"] for one in ("teacher", "student")]
-    flops = [
-        models.flops(network, weights, teacher.image_shape)
-        for network, weights in ((teacher.network, teacher.variables), (job.network, variables))
-    ]
+    flops = rules.costs(teacher, job.network)
     progress.say(
         f"Teacher {teacher.name}: {sizes[0]:,} parameters, {flops[0] / 1e6:.2f} MFLOP an image; "
         f"student {prepared.name}: {sizes[1]:,} parameters, {flops[1] / 1e6:.2f} MFLOP an image."

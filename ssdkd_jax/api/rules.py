@@ -26,6 +26,7 @@ from ssdkd_jax.api.students import Student
 from ssdkd_jax.api.teachers import Teacher
 from ssdkd_jax.engine import parallel
 from ssdkd_jax.errors import InputError
+from ssdkd_jax.interop.saved import Classifier
 from ssdkd_jax.sources import procedural
 from ssdkd_jax.teacher import has_batch_norm
 from ssdkd_jax.types import Inputs, Network
@@ -58,7 +59,7 @@ def default_config(
         from_teacher(config)
         config.student.temperature = max(SOFT, logit_scale(teacher))
         spend = on_inverted if has_batch_norm(teacher.variables) else on_procedural
-        spend(config, *flops(teacher, network))
+        spend(config, *costs(teacher, network))
     return config
 
 
@@ -110,15 +111,15 @@ def on_procedural(config: ConfigDict, of_teacher: float, of_student: float) -> N
     """
     presets.apply(config, "procedural")
     config.student.procedural = 0
-    of_round = STEPS * config.student.batch * (of_teacher + 3 * of_student)
-    rounds = affordable(PROCEDURAL_FLOPS, of_round, ROUNDS)
-    of_choice = of_teacher + (PROCEDURAL_FLOPS / rounds - of_round) / (STEPS * config.student.batch)
+    images = STEPS * config.student.batch
+    rounds = affordable(PROCEDURAL_FLOPS, images * (of_teacher + 3 * of_student), ROUNDS)
+    of_choice = PROCEDURAL_FLOPS / (rounds * images) - 3 * of_student
     config.procedural.candidates = affordable(of_choice, of_teacher, CANDIDATES)
     config.schedule.update(rounds=rounds, distill_steps=STEPS, evaluate_every=rounds // 5)
 
 
-def flops(teacher: Teacher, student: Network) -> tuple[float, float]:
-    """What an image takes of each of the two networks."""
+def costs(teacher: Classifier, student: Network) -> tuple[float, float]:
+    """FLOPs of an image in each of the two networks."""
     of_student = models.flops(student, jax.eval_shape(student.init, jax.random.key(0)), teacher.image_shape)
     return models.flops(teacher.network, teacher.variables, teacher.image_shape), of_student
 
