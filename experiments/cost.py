@@ -91,11 +91,12 @@ def share(state: TrainState, devices: int) -> TrainState:
 
 
 def flops(config: ConfigDict, inputs: build.Inputs) -> dict[str, float]:
-    """FLOPs of each step at the config's batches, on one device."""
-    return {
-        name: float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
-        for name, (step, arguments) in steps(config, inputs).items()
-    }
+    """FLOPs of each step at the config's batches, on one device; counted for the CPU, see `models.flops`."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return {
+            name: float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
+            for name, (step, arguments) in steps(config, inputs).items()
+        }
 
 
 def model(config: ConfigDict, inputs: build.Inputs) -> Callable[[int], dict[str, Cost]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAIRS = {"wrn": "wrn40_2_wrn16_1", "resnet": "resnet34_resnet18"}
-TESTS = ("losses", "guard", "generator", "bfloat16", "modulation", "replay_buffer")  # little to compile
+TESTS = ("losses", "guard", "generator", "bfloat16", "modulation", "replay_buffer", "flops")  # little to compile
+WORKERS = 6  # of the tests, at most
 CALLS = 5  # that a median is taken over
 
 Tell = Callable[[dict[str, Any]], None]
@@ -60,6 +61,7 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
 
     FLOPs are those of the lowered step, since the compiled one hides cuDNN's.
     """
+    import cost
     import jax
 
     from ssdkd_jax import build
@@ -92,10 +94,10 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
         dispatch.Repeat(dispatch.Dispatch(1, repeat.dispatch.one, repeat.dispatch.one), times=5)
         for repeat in (by_one.invert, by_one.distill)
     ]
-    flops = [one.dispatch.lower(*given).cost_analysis()["flops"] for one, given in zip(ones, arguments, strict=True)]
+    flops = cost.flops(config, inputs)
     compiled = dispatch.wait(dispatch.compile_aside(list(zip(ones, arguments, strict=True))))
-    for what, one, given, count in zip(("inversion", "distillation"), compiled, arguments, flops, strict=True):
-        measured(f"{what}, 1 a dispatch", one, *given, flops=count, **read_off(one.dispatch.many))
+    for what, one, given in zip(("inversion", "distillation"), compiled, arguments, strict=True):
+        measured(f"{what}, 1 a dispatch", one, *given, flops=flops[what], **read_off(one.dispatch.many))
 
 
 def pair_config(name: str, compute: str, small: bool) -> Any:
@@ -146,7 +148,8 @@ def digits(tell: Tell, small: bool) -> None:
 
 
 def tests(tell: Tell, small: bool) -> None:
-    """The tests of the numerics, on this machine's device."""
+    """The tests of the numerics, on this machine's device; side by side where pytest-xdist is installed."""
+    import importlib.util
     import os
 
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # the tests need the memory
@@ -154,7 +157,8 @@ def tests(tell: Tell, small: bool) -> None:
 
     files = [f"tests/test_{name}.py" for name in (TESTS[:1] if small else TESTS)]
     environment = {**os.environ, "SSDKD_TEST_PLATFORM": jax.default_backend().replace("gpu", "cuda")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    workers = ["-n", str(min(WORKERS, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, *files]
     done = subprocess.run(command, cwd=HERE.parent, env=environment, text=True, stdout=subprocess.PIPE, check=False)
     print(done.stdout)
     tell({"tests": done.stdout.strip().splitlines()[-1]})

@@ -183,9 +183,18 @@ def parameter_count(variables: Variables) -> int:
 
 
 def flops(network: Network, variables: Variables, image_shape: Sequence[int]) -> float:
-    """Floating-point operations for an image, as XLA counts them (a multiplication and an addition are two)."""
+    """Floating-point operations for an image, as XLA counts them (a multiplication and an addition are two).
+
+    Counted for the CPU, so that they are the same on all devices: XLA tells none for an accelerator. NaN where
+    JAX_PLATFORMS leaves the CPU out.
+    """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return math.nan
     image = jax.ShapeDtypeStruct((1, *image_shape), "float32")
-    counted = jax.jit(network.apply).lower(variables, image).cost_analysis() or {}
+    with jax.default_device(cpu):
+        counted = jax.jit(network.apply).lower(jax.eval_shape(lambda v: v, variables), image).cost_analysis() or {}
     return float(counted.get("flops", math.nan))
 
 
