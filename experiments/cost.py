@@ -15,7 +15,7 @@ import jax
 import jax.extend.core
 from ml_collections import ConfigDict
 
-from ssdkd_jax import build
+from ssdkd_jax import build, models
 from ssdkd_jax.engine import loop, parallel
 from ssdkd_jax.types import Sharded, TrainState
 
@@ -91,12 +91,8 @@ def share(state: TrainState, devices: int) -> TrainState:
 
 
 def flops(config: ConfigDict, inputs: build.Inputs) -> dict[str, float]:
-    """FLOPs of each step at the config's batches, on one device; counted for the CPU, see `models.flops`."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return {
-            name: float(jax.jit(step).lower(*arguments).cost_analysis()["flops"])
-            for name, (step, arguments) in steps(config, inputs).items()
-        }
+    """FLOPs of each step at the config's batches, on one device; see `models.operations`."""
+    return {name: models.operations(step, *arguments) for name, (step, arguments) in steps(config, inputs).items()}
 
 
 def model(config: ConfigDict, inputs: build.Inputs) -> Callable[[int], dict[str, Cost]]:

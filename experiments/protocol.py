@@ -11,7 +11,7 @@ import jax
 
 import ssdkd_jax
 from ssdkd_jax import models
-from ssdkd_jax.api import students
+from ssdkd_jax.api import rules, students
 from ssdkd_jax.errors import InputError, MissingError
 
 ROLES = ("tuning", "held")
@@ -97,11 +97,10 @@ def costs(teacher: ssdkd_jax.Teacher, student: str) -> dict[str, float]:
     """Parameters, and FLOPs an image, of a teacher and of its student; nothing is computed."""
     network = students.bound(student, teacher, axis=None)
     variables = jax.eval_shape(network.init, jax.random.key(0))
+    of_teacher, of_student = rules.costs(teacher, network)
     return {
-        "teacher_parameters": teacher.parameters,
-        "student_parameters": models.parameter_count(variables),
-        "teacher_flops": models.flops(teacher.network, teacher.variables, teacher.image_shape),
-        "student_flops": models.flops(network, variables, teacher.image_shape),
+        **{"teacher_parameters": teacher.parameters, "student_parameters": models.parameter_count(variables)},
+        **{"teacher_flops": of_teacher, "student_flops": of_student},
     }
 
 

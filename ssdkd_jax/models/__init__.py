@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -183,18 +184,26 @@ def parameter_count(variables: Variables) -> int:
 
 
 def flops(network: Network, variables: Variables, image_shape: Sequence[int]) -> float:
-    """Floating-point operations for an image, as XLA counts them (a multiplication and an addition are two).
+    """Floating-point operations for an image, see `operations`."""
+    return operations(network.apply, variables, jax.ShapeDtypeStruct((1, *image_shape), "float32"))
+
+
+def operations(function: Callable, *arguments: Any) -> float:
+    """Floating-point operations of a call, as XLA counts them (a multiplication and an addition are two).
 
     Counted for the CPU, so that they are the same on all devices: XLA tells none for an accelerator. NaN where
     JAX_PLATFORMS leaves the CPU out.
+
+    Args:
+        arguments: or their shapes.
     """
     try:
         cpu = jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return math.nan
-    image = jax.ShapeDtypeStruct((1, *image_shape), "float32")
+    shapes = jax.eval_shape(lambda *given: given, *arguments)
     with jax.default_device(cpu):
-        counted = jax.jit(network.apply).lower(jax.eval_shape(lambda v: v, variables), image).cost_analysis() or {}
+        counted = jax.jit(function).lower(*shapes).cost_analysis() or {}
     return float(counted.get("flops", math.nan))
 
 
