@@ -28,13 +28,13 @@ HERE = Path(__file__).resolve().parent
 NO_FUSION_TUNING = "--xla_gpu_experimental_enable_fusion_autotuner=false"  # compiling takes minutes with it
 LIMITS = {  # seconds
     "machine": 20,
-    "wrn": 80,
-    "wrn_bfloat16": 90,
-    "resnet": 80,
-    "resnet_bfloat16": 60,
-    "torch": 40,
-    "digits": 75,
-    "tests": 35,
+    "wrn": 75,
+    "wrn_bfloat16": 105,
+    "resnet": 70,
+    "resnet_bfloat16": 70,
+    "torch": 35,
+    "digits": 80,
+    "tests": 25,
 }
 
 

@@ -74,30 +74,40 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
     network = build.network(config.teacher.model, inputs, compute=compute)
     variables = network.init(jax.random.key(0))
     job, teacher = build.job(config, inputs, network, variables), parallel.to_devices(variables)
-    state = profiling.first_state(job, 0)
-    programs, compiling = profiling.compiled(job, state, teacher)
-    tell({"compile_seconds": compiling})
+    state, start = profiling.first_state(job, 0), time.perf_counter()
+    begun, ones = loop.compile_round(job.method, job.step, job.plan, state, teacher), one_by_one(job, state, teacher)
+    flops = cost.flops(config, inputs)
+    programs, ones = loop.Programs(*dispatch.wait(begun)), dispatch.wait(ones)
+    tell({"compile_seconds": time.perf_counter() - start})
     state, _ = loop.synthesize(programs, state, teacher)
     steps: dict[str, dict] = {}
 
     def measured(name: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, **counted: Any) -> Any:
         taken, carry = profiling.seconds_per_call(lambda carry: repeat(carry, *fixed)[0], carry, CALLS)
-        steps[name] = {"seconds": taken / repeat.times, **counted}
+        steps[name] = {"seconds": taken / repeat.times, "flops": flops[name.split()[0].rstrip(",")], **counted}
         tell({"steps": steps, "peak_bytes": machine.peak_device_memory_bytes()})
         return carry
 
     measured("inversion in the run", programs.invert, programs.begin(state), teacher, state.student.variables)
     state = measured("distillation in the run", programs.distill, state, teacher)
-    arguments = ((programs.begin(state), teacher, state.student.variables), (state, teacher))
-    by_one = loop.round_programs(job.method, job.step, job.plan)
+    by_one = [read_off(one.dispatch.many) for one in ones]
+    measured("inversion, 1 a dispatch", ones[0], programs.begin(state), teacher, state.student.variables, **by_one[0])
+    measured("distillation, 1 a dispatch", ones[1], state, teacher, **by_one[1])
+
+
+def one_by_one(job: Any, state: Any, teacher: Any) -> list:
+    """The steps of inversion and of distillation that go to the device one at a time, being compiled."""
+    import jax
+
+    from ssdkd_jax.engine import dispatch, loop
+
+    programs = loop.round_programs(job.method, job.step, job.plan)
+    work = jax.eval_shape(programs.begin, state)
     ones = [
         dispatch.Repeat(dispatch.Dispatch(1, repeat.dispatch.one, repeat.dispatch.one), times=5)
-        for repeat in (by_one.invert, by_one.distill)
+        for repeat in (programs.invert, programs.distill)
     ]
-    flops = cost.flops(config, inputs)
-    compiled = dispatch.wait(dispatch.compile_aside(list(zip(ones, arguments, strict=True))))
-    for what, one, given in zip(("inversion", "distillation"), compiled, arguments, strict=True):
-        measured(f"{what}, 1 a dispatch", one, *given, flops=flops[what], **read_off(one.dispatch.many))
+    return dispatch.compile_aside([(ones[0], (work, teacher, state.student.variables)), (ones[1], (state, teacher))])
 
 
 def pair_config(name: str, compute: str, small: bool) -> Any:

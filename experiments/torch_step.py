@@ -12,7 +12,7 @@ import torch.nn.functional as F
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import torch_zoo
 
-SLOTS, TEMPERATURE, WARM, ENOUGH = 5000, 4.0, 5, 2.0
+SLOTS, TEMPERATURE, WARM, ENOUGH = 5000, 4.0, 5, 1.0
 
 
 def seconds(student: str, compute: str, batch: int) -> float:
