@@ -69,7 +69,7 @@ class Schedule:
     warmup: int = setting(5, "rounds that only make images", least=0)
     distill_steps: int = setting(50, "student steps in each later round", least=1)
     evaluate_every: int = setting(10, "rounds", least=1)
-    checkpoint_seconds: float = setting(30.0, "between checkpoints; a kill costs about that and a round", least=0)
+    checkpoint_seconds: float = setting(30.0, "between checkpoints, at least; a kill costs that and a round", least=0)
     max_skipped: int = setting(10, "steps in a row, each skipped as not finite, that stop the run", least=1)
 
     def faults(self) -> Iterator[str]:

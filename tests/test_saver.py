@@ -76,6 +76,25 @@ def test_saves_are_no_more_frequent_than_asked(tmp_path, state):
     assert checkpoint.steps(tmp_path) == [2]
 
 
+@pytest.mark.parametrize(("seconds", "saved"), [(10.0, [1, 4]), (0.0, [1, 2, 3, 4])])
+def test_steps_stand_still_for_saves_in_a_hundredth_of_the_time(tmp_path, state, monkeypatch, seconds, saved):
+    clock, begin, begun = [0.0], checkpoint.begin, []
+
+    def slowly(folder, step, *args):
+        begun.append(step)
+        clock[0] += 0.5
+        return begin(folder, step, *args)
+
+    monkeypatch.setattr(checkpoint, "begin", slowly)
+    monkeypatch.setattr("ssdkd_jax.engine.saver.time.monotonic", lambda: clock[0])
+    saver = Saver(tmp_path, seconds)
+    for step, wait in enumerate((10, 10, 39, 1), 1):  # half a second each is 1 % of fifty
+        clock[0] += wait
+        saver.now_and_then(step, state, {})
+    saver.close()
+    assert begun == saved
+
+
 @pytest.mark.parametrize("next_call", [lambda saver, state: saver.now(3, state, {}), lambda saver, _: saver.close()])
 def test_what_went_wrong_is_raised_by_the_next_call_and_the_checkpoint_before_stays(
     tmp_path, state, monkeypatch, next_call

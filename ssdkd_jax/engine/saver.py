@@ -9,14 +9,18 @@ from typing import Any
 
 from ssdkd_jax.engine import checkpoint, files, hosts, parallel
 
+SHARE = 0.01  # of the time that a run may stand still for saves
+
 
 class Saver:
-    """Saves a state that is on the devices, no more often than every `seconds` but where it must be.
+    """Saves a state that is on the devices, now and then and where it must be.
 
     Of several saves at most one is under way. What went wrong with it is raised by the next one, or by `close`.
 
     Args:
         folder: None saves nothing.
+        seconds: least time between saves; longer where the steps would stand still for more than `SHARE` of it. 0 saves
+            each time.
 
     Raises:
         InputError: where the folder is a link.
@@ -25,19 +29,21 @@ class Saver:
     def __init__(self, folder: Path | None, seconds: float):
         if folder is not None:
             files.refuse_link(folder)
-        self.folder, self.seconds, self.last = folder, seconds, time.monotonic()
+        self.folder, self.seconds, self.last, self.blocked = folder, seconds, time.monotonic(), 0.0
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._under_way: Future[None] | None = None
 
     def now_and_then(self, step: int, state: Any, note: dict) -> None:
         """Begin to save `state`, as it is, where the last time is long enough ago on any host."""
-        if not hosts.any_of(time.monotonic() - self.last >= self.seconds):
+        begun, least = time.monotonic(), max(self.seconds, self.blocked / SHARE) if self.seconds else 0.0
+        if not hosts.any_of(begun - self.last >= least):
             return
         self.join()
         if self.folder is not None:
             end = checkpoint.begin(self.folder, step, parallel.to_save(state), note)
             self._under_way = self._worker.submit(end)
         self.last = time.monotonic()
+        self.blocked = self.last - begun
 
     def now(self, step: int, state: Any, note: dict) -> None:
         """Save `state`; it is a checkpoint on return."""
