@@ -109,7 +109,6 @@ def distil(
             dispatch.wait(programs)
     saver = Saver(folder, config.schedule.checkpoint_seconds)
     board = progress.Board(workdir / "tensorboard" if workdir and hosts.is_first() else None)
-
     evaluated = evaluator(config, job, teacher, judges, programs, distilled, clock, board)
     bar = progress.progress("distillation", job.plan.rounds, start.rounds, hosts.is_first())
     with contextlib.closing(board), contextlib.closing(saver), dispatch.cancelling(programs), bar as advance:
@@ -123,7 +122,8 @@ def distil(
             advance((distilled.curve[-1] if distilled.curve else {}) | metrics)
             watchers.on_state(state, note)
             save = saver.now if rounds == job.plan.rounds else saver.now_and_then
-            save(loop.position(state).checkpoint, state, note)
+            with clock("saving"):
+                save(loop.position(state).checkpoint, state, note)
             watchers.on_round(rounds, metrics)
             return state
 
