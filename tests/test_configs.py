@@ -93,7 +93,10 @@ def test_environment_keeps_the_users_xla_flags(monkeypatch):
     added = environment.cpu_environment({"XLA_FLAGS": "--xla_dump_to=/x"})
     assert added["XLA_FLAGS"].split()[0] == "--xla_dump_to=/x"
     assert len(added["XLA_FLAGS"].split()) > 1
-    assert "XLA_FLAGS" not in environment.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
+    own = environment.cpu_environment({"XLA_FLAGS": "--xla_cpu_use_onednn=false"})
+    assert not set(own["XLA_FLAGS"].split()) & set(environment.ONEDNN)
+    own = environment.cpu_environment({"XLA_FLAGS": "--xla_backend_optimization_level=3"})
+    assert own["XLA_FLAGS"].split()[1:] == list(environment.ONEDNN)
     assert environment.can_cache_programs({})
     assert not environment.can_cache_programs(added)
 
@@ -105,7 +108,17 @@ def test_environment_keeps_the_users_xla_flags(monkeypatch):
 def test_no_flag_that_this_jaxlib_does_not_know(python, jaxlib, flags, monkeypatch):
     monkeypatch.setattr(sys, "version_info", python)
     monkeypatch.setattr("importlib.metadata.version", {"jaxlib": jaxlib}.get)
-    assert environment.cpu_environment({}).get("XLA_FLAGS", "") == " ".join(flags)
+    assert environment.cpu_environment({})["XLA_FLAGS"].split() == [*flags, "--xla_backend_optimization_level=1"]
+
+
+def test_programs_are_compiled_alike_in_a_script_and_in_a_users_own_process(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    (name, level), *more = environment.compiler_options("cpu").items()
+    assert not more and f"--{name}={level}" in environment.cpu_environment({})["XLA_FLAGS"].split()
+    assert environment.compiler_options("gpu") == {}
+    for flags in (environment.cpu_environment({})["XLA_FLAGS"], f"--{name}=3"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        assert environment.compiler_options("cpu") == {}
 
 
 def test_environment_that_is_complete_gets_nothing():

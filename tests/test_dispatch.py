@@ -19,7 +19,8 @@ class Lowered:
     def lower(self, *_):
         return self
 
-    def compile(self):
+    def compile(self, options):
+        assert isinstance(options, dict)
         self.begun.set()
         assert self.go.wait(60)
         if isinstance(self.answer, Exception):

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import lax
 
-from ssdkd_jax.engine import parallel
+from ssdkd_jax.engine import environment, parallel
 
 DISPATCH = 32  # steps
 
@@ -120,13 +120,14 @@ def compile_aside(programs: Sequence[tuple[Callable | Repeat, tuple]]) -> list[C
         return [program for program, _ in programs]
     pool = ThreadPoolExecutor(max(1, processors() // 2))  # XLA shares one program out to about two
     begun: list[Callable | Repeat] = []
+    options = environment.compiler_options(jax.default_backend())
     try:
         for program, arguments in programs:
             if isinstance(program, Repeat):
-                pending = Pending(pool.submit(program.dispatch.lower(*arguments).compile))
+                pending = Pending(pool.submit(program.dispatch.lower(*arguments).compile, options))
                 begun.append(program._replace(dispatch=program.dispatch.compiled(pending)))
             else:
-                begun.append(Pending(pool.submit(program.lower(*arguments).compile)))
+                begun.append(Pending(pool.submit(program.lower(*arguments).compile, options)))
     except BaseException:
         cancel(begun)
         raise
