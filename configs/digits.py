@@ -3,8 +3,8 @@
 python experiments/distill.py --config=configs/digits.py --workdir=runs/digits
 
 Measured over seeds 0, 1, 2 at commit c773e9a (two cores of an EPYC, Python 3.11, jax 0.10.2, nothing cached): 51 to
-53 s for the whole process; teacher 99.73 %, data-free student 98.27 %, and 93.80 % for the student on as many real images as
-the buffer holds (means).
+53 s for the whole process; teacher 99.73 %, data-free student 98.27 %, and 93.80 % for the student on as many real
+images as the buffer holds (means).
 """
 
 from ml_collections import ConfigDict
