@@ -43,7 +43,7 @@ def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def compiler_options(platform: str) -> dict[str, int]:
-    """For programs of a process that `prepare` did not restart, as those of a notebook: as it would have them."""
+    """`LEVEL` for the compiler of a CPU where XLA_FLAGS name none, as in a process that `prepare` has not restarted."""
     name, level = LEVEL
     return {name: level} if platform == "cpu" and name not in os.environ.get("XLA_FLAGS", "") else {}
 
