@@ -82,17 +82,18 @@ def pair(name: str, compute: str, tell: Tell, small: bool) -> None:
     state, _ = loop.synthesize(programs, state, teacher)
     steps: dict[str, dict] = {}
 
-    def measured(name: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, **counted: Any) -> Any:
+    def measured(what: str, how: str, repeat: dispatch.Repeat, carry: Any, *fixed: Any, **counted: Any) -> Any:
         taken, carry = profiling.seconds_per_call(lambda carry: repeat(carry, *fixed)[0], carry, CALLS)
-        steps[name] = {"seconds": taken / repeat.times, "flops": flops[name.split()[0].rstrip(",")], **counted}
+        steps[what + how] = {"seconds": taken / repeat.times, "flops": flops[what], **counted}
         tell({"steps": steps, "peak_bytes": machine.peak_device_memory_bytes()})
         return carry
 
-    measured("inversion in the run", programs.invert, programs.begin(state), teacher, state.student.variables)
-    state = measured("distillation in the run", programs.distill, state, teacher)
-    by_one = [read_off(one.dispatch.many) for one in ones]
-    measured("inversion, 1 a dispatch", ones[0], programs.begin(state), teacher, state.student.variables, **by_one[0])
-    measured("distillation, 1 a dispatch", ones[1], state, teacher, **by_one[1])
+    measured("inversion", " in the run", programs.invert, programs.begin(state), teacher, state.student.variables)
+    state = measured("distillation", " in the run", programs.distill, state, teacher)
+    (invert, distill), (of_invert, of_distill) = ones, [read_off(one.dispatch.many) for one in ones]
+    given = programs.begin(state), teacher, state.student.variables
+    measured("inversion", ", 1 a dispatch", invert, *given, **of_invert)
+    measured("distillation", ", 1 a dispatch", distill, state, teacher, **of_distill)
 
 
 def one_by_one(job: Any, state: Any, teacher: Any) -> list:

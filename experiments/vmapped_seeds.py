@@ -37,16 +37,10 @@ def main() -> None:
     variables = network.init(jax.random.key(config.seed))
     job, teacher = build.job(config, inputs, network, variables), parallel.to_devices(variables)
     programs, _ = profiling.compiled(job, profiling.first_state(job, 0), teacher)
-
-    def state(seed: int) -> TrainState:
-        return loop.synthesize(programs, profiling.first_state(job, seed), teacher)[0]
-
-    print(json.dumps({count: measured(job, [state(seed) for seed in range(count)], teacher) for count in counts()}))
-
-
-def counts() -> list[int]:
-    """Of seeds."""
-    return [int(count) for count in COUNTS.value]
+    counts = [int(count) for count in COUNTS.value]
+    firsts = [profiling.first_state(job, seed) for seed in range(max(counts))]
+    states = [loop.synthesize(programs, first, teacher)[0] for first in firsts]
+    print(json.dumps({count: measured(job, states[:count], teacher) for count in counts}))
 
 
 def measured(job: build.Job, states: list[TrainState], teacher: Variables) -> dict[str, float]:
