@@ -78,7 +78,7 @@ def test_the_temperature_follows_the_logits_scale():
 
 @pytest.mark.parametrize(
     ("flops", "candidates", "rounds"),
-    [(1e5, 4, 60), (8e6, 2, 60), (1.1e7, 1, 56), (1e9, 1, 25), (np.nan, 1, 25), (0.0, 1, 25)],
+    [(1e5, 4, 120), (5e6, 2, 120), (1.1e7, 1, 71), (1e9, 1, 25), (np.nan, 1, 25), (0.0, 1, 25)],
 )
 def test_cheap_networks_get_more_steps_and_more_images_to_choose_from(monkeypatch, flops, candidates, rounds):
     weights = jax.random.normal(jax.random.key(0), (64, 3))

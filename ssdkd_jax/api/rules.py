@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 BATCH, COARSE, LEAST_LATENT, REGRESSION = 64, 8, 128, 10.0
-PROCEDURAL_FLOPS, ROUNDS, STEPS = 8e12, (25, 60), 50  # of all steps on procedural images; rounds, and steps of each
+PROCEDURAL_FLOPS, ROUNDS, STEPS = 1e13, (25, 120), 50  # of all steps on procedural images; rounds, and steps of each
 CANDIDATES = (1, 4)  # of which a procedural image is chosen
 INVERTED_FLOPS = 2e12  # of all steps where images are inverted, too
 INVERTED_STEPS, INVERTED_ROUNDS = (30, 100), (20, 45)  # of a round; that teach
